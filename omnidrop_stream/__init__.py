@@ -1,0 +1,1 @@
+"""OmniDrop Stream: push chunks of a live stream, ask at any moment."""

@@ -1,0 +1,87 @@
+"""What the cache keeps of one chunk: an immutable segment of states, keys before rotation.
+
+Rotation happens at use, so a segment can move to another slot (design 5). A snapshot is a tuple of
+segments; it is free, needs no lock and is not disturbed by chunks that arrive or leave.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from omnidrop_stream.types import ChunkFlags, ChunkTokens
+
+
+def tensor_bytes(*tensors: torch.Tensor | None) -> int:
+    """Bytes of the given tensors' elements."""
+    return sum(t.numel() * t.element_size() for t in tensors if t is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """The trunk's state of one chunk after ``depth`` decoder layers.
+
+    keys, values: [depth, H_kv, n, head_dim], keys un-rotated; hidden [n, d] enters layer ``depth``
+    (None where every layer is done). tokens.embeds is kept so that the depth can change later.
+    """
+
+    chunk: int
+    epoch: int
+    window: int
+    """Ordinal of its merging window; windows leave whole."""
+    start_s: float
+    end_s: float
+    wall_time_s: float | None
+    flags: ChunkFlags
+    tokens: ChunkTokens
+    keys: torch.Tensor
+    values: torch.Tensor
+    hidden: torch.Tensor | None
+    seen_from: int
+    """Oldest chunk that was held when these states were made."""
+
+    @property
+    def depth(self) -> int:
+        """Decoder layers done on arrival."""
+        return int(self.keys.shape[0])
+
+    @property
+    def count(self) -> int:
+        """Tokens held, n."""
+        return self.tokens.count
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors, those shared between fields counted once."""
+        hidden = None if self.hidden is self.tokens.embeds else self.hidden
+        t = self.tokens
+        return tensor_bytes(t.embeds, t.modality, t.offsets, self.keys, self.values, hidden)
+
+
+def slots_of(segments: tuple[Segment, ...]) -> list[int]:
+    """Window-relative slot of each segment: its ordinal; a hole before it takes one empty slot."""
+    slots: list[int] = []
+    slot = -1
+    previous: Segment | None = None
+    for segment in segments:
+        slot += 1
+        if previous is not None and (
+            segment.chunk != previous.chunk + 1 or segment.epoch != previous.epoch
+        ):
+            slot += 1
+        slots.append(slot)
+        previous = segment
+    return slots
+
+
+def largest_id(
+    segments: tuple[Segment, ...], slots: list[int], base: int, ids_per_chunk: int
+) -> int:
+    """Largest position id used by the block's last piece; ``base - 1`` for an empty block."""
+    if not segments:
+        return base - 1
+    moving, anchored = segments[-1].tokens.last_id
+    if moving < 0 and anchored < 0:
+        return base + slots[-1] * ids_per_chunk - 1
+    return base + max(slots[-1] * ids_per_chunk + moving, anchored)

@@ -1,0 +1,108 @@
+"""The trunk's rolling store: a budget in tokens, bytes and slots, oldest window out first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from omnidrop_stream.cache.segment import Segment, slots_of
+from omnidrop_stream.errors import ConfigError
+
+EvictionPolicy = Callable[[tuple[Segment, ...]], tuple[Segment, ...]]
+"""Given the segments held, which must leave next (at least one, whole windows); pure."""
+
+
+def oldest_window(segments: tuple[Segment, ...]) -> tuple[Segment, ...]:
+    """The segments of the oldest merging window: the baseline that other policies are compared
+    with.
+    """
+    return tuple(s for s in segments if s.window == segments[0].window) if segments else ()
+
+
+EVICTION: dict[str, EvictionPolicy] = {"oldest_window": oldest_window}
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What a stream may hold. ``max_slots`` keeps position ids within the model's trained range."""
+
+    tokens: int
+    bytes: int | None = None
+    max_slots: int | None = None
+
+
+class TokenCache:
+    """Segments of one stream, oldest first. Counted before appending, so the budget is never
+    passed.
+    """
+
+    def __init__(self, budget: Budget, evict: EvictionPolicy = oldest_window) -> None:
+        self._budget = budget
+        self._evict = evict
+        self._segments: tuple[Segment, ...] = ()
+        self.evicted_chunks = 0
+        self.evicted_tokens = 0
+
+    @property
+    def budget(self) -> Budget:
+        """The limits in force."""
+        return self._budget
+
+    @property
+    def tokens(self) -> int:
+        """Tokens held."""
+        return sum(s.count for s in self._segments)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held."""
+        return sum(s.nbytes for s in self._segments)
+
+    def snapshot(self) -> tuple[Segment, ...]:
+        """The segments held now. Stays valid and unchanged whatever happens to the cache; copies
+        nothing.
+        """
+        return self._segments
+
+    def replace(self, segments: tuple[Segment, ...]) -> None:
+        """Put other states of the same stream in place (another depth, or what is left after
+        forgetting).
+        """
+        self._segments = segments
+
+    def make_room(self, tokens: int, nbytes: int, slots: int, window: int) -> list[Segment]:
+        """Evict until a chunk of that size fits; returns what left. Mutates; call before computing
+        the chunk's states.
+
+        Raises ConfigError if the newest window alone is larger than the budget.
+        """
+        left: list[Segment] = []
+        while not self._fits(tokens, nbytes, slots):
+            leaving = self._evict(self._segments)
+            if not leaving or any(s.window == window for s in leaving):
+                held = sum(s.count for s in self._segments if s.window == window)
+                raise ConfigError(
+                    f"the budget is smaller than one window: {self._budget} cannot hold a window "
+                    "of two chunks with "
+                    f"{held + tokens} tokens so far; raise budget_tokens or budget_bytes, or "
+                    "lower frame_tokens"
+                )
+            gone = {id(s) for s in leaving}
+            self._segments = tuple(s for s in self._segments if id(s) not in gone)
+            left.extend(leaving)
+        self.evicted_chunks += len(left)
+        self.evicted_tokens += sum(s.count for s in left)
+        return left
+
+    def append(self, segment: Segment) -> None:
+        """Add the newest segment; room must have been made. Older snapshots do not see it."""
+        self._segments = (*self._segments, segment)
+
+    def _fits(self, tokens: int, nbytes: int, slots: int) -> bool:
+        limit = self._budget
+        if self.tokens + tokens > limit.tokens:
+            return False
+        if limit.bytes is not None and self.nbytes + nbytes > limit.bytes:
+            return False
+        used = slots_of(self._segments)[-1] + 1 if self._segments else 0
+        return limit.max_slots is None or used + slots <= limit.max_slots

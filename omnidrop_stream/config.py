@@ -1,0 +1,197 @@
+"""Every tunable of the library, validated. An error names the key, the value and what is allowed.
+
+``load_config`` reads YAML; the faces add their own sections in their own files. Values are frozen.
+"""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from omnidrop_stream.errors import ConfigError
+from omnidrop_stream.types import StreamKind
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+DepthName = Literal["exact", "auto", "half", "read_side"]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ModelConfig(_Section):
+    """Which checkpoint, and how it runs."""
+
+    model: str = "embedded"
+    """Hub id, folder, or ``embedded``."""
+    dtype: Literal["auto", "bf16", "fp32"] = "auto"
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
+    attention: Literal["auto", "sdpa", "flash"] = "auto"
+
+
+class ScheduleConfig(_Section):
+    """Equation 3 and 4's values, given outright instead of a target retention."""
+
+    kind: Literal["sigmoid", "exponential"] = "sigmoid"
+    p_init: Annotated[float, Field(ge=0.0, le=0.95)] = 0.0
+    p_final: Annotated[float, Field(ge=0.0, le=0.95)] = 0.2
+    t_mid: Fraction = 0.5
+    beta: Annotated[float, Field(gt=0.0, le=200.0)] = 20.0
+
+
+class PruningConfig(_Section):
+    """The question's pruning: the paper's sections 3.1 to 3.3."""
+
+    policy: str = "omnidrop"
+    retention: Annotated[float, Field(gt=0.0, le=1.0)] | None = 0.30
+    """Target mean entering retention over all layers; None where ``schedule`` is given."""
+    schedule: ScheduleConfig | None = None
+    diversity_weight: Annotated[float, Field(ge=0.0, le=10.0)] = 0.2
+    diversity_from_layer: Annotated[int, Field(ge=0)] | None = None
+    """First layer with the temporal diversity score; None: the middle layer."""
+    diversity_normalise: Literal["none", "max", "mean"] = "max"
+    diversity_guard: bool = True
+    """Never let the diversity score drop the key chunk first; False is the paper as printed."""
+    guidance: Literal["question", "all_text", "last"] = "question"
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _one_way_to_say_it(self) -> PruningConfig:
+        if (
+            self.schedule is not None
+            and "retention" in self.model_fields_set
+            and self.retention is not None
+        ):
+            raise ValueError("give either retention or schedule, not both")
+        return self
+
+
+class IntraConfig(_Section):
+    """Pruning within each modality before the language model (section 3.4)."""
+
+    enabled: bool = True
+    audio_keep: Annotated[float, Field(gt=0.0, le=1.0)] = 0.7
+    video_keep: Annotated[float, Field(gt=0.0, le=1.0)] = 0.2
+
+
+class StreamConfig(_Section):
+    """One stream: its kind, its cache and how much is done ahead of a question."""
+
+    kind: StreamKind = StreamKind.AV
+    fps: Annotated[float, Field(ge=1.0, le=8.0)] = 2.0
+    frame_tokens: Annotated[int, Field(ge=1, le=4096)] | None = None
+    """Tokens of a temporal patch at most; None: 144, or less where the checkpoint's pictures are
+    smaller.
+    """
+    prefill_depth: Annotated[int, Field(ge=0)] | DepthName = "exact"
+    budget_tokens: Annotated[int, Field(ge=1)] = 12_000
+    budget_bytes: Annotated[int, Field(ge=1)] | None = None
+    fork_bytes: Annotated[int, Field(ge=1)] = 8 * 2**30
+    """What all answers in progress may hold together; past it a question is refused as busy."""
+    open_chunk: Literal["include", "skip"] = "include"
+    history_tokens: Annotated[int, Field(ge=0, le=8192)] = 512
+    sessions: Annotated[int, Field(ge=1, le=10_000)] = 64
+    system_prompt: str = "You are a helpful assistant."
+
+    @field_validator("fps")
+    @classmethod
+    def _whole_patches(cls, value: float) -> float:
+        if value not in (1.0, 2.0, 4.0, 8.0):
+            raise ValueError(
+                "merging windows of 4 temporal patches must fit whole chunks: use 1, 2, 4 or 8"
+            )
+        return value
+
+
+class DecodeConfig(_Section):
+    """How an answer's words are chosen, and its bounds."""
+
+    max_tokens: Annotated[int, Field(ge=1, le=8192)] = 256
+    question_chars: Annotated[int, Field(ge=1, le=100_000)] = 2_000
+    temperature: Annotated[float, Field(ge=0.0, le=5.0)] = 0.0
+    top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    seed: int = 0
+
+
+class Config(_Section):
+    """Everything together, as a file under ``configs/`` gives it."""
+
+    model: ModelConfig = Field(default_factory=ModelConfig)
+    stream: StreamConfig = Field(default_factory=StreamConfig)
+    intra: IntraConfig = Field(default_factory=IntraConfig)
+    pruning: PruningConfig = Field(default_factory=PruningConfig)
+    decode: DecodeConfig = Field(default_factory=DecodeConfig)
+
+
+def _known_keys(model: type[BaseModel], path: tuple[str | int, ...]) -> list[str]:
+    for part in path:
+        field = model.model_fields.get(str(part))
+        if field is None:
+            return list(model.model_fields)
+        for candidate in (field.annotation, *get_args(field.annotation)):
+            if isinstance(candidate, type) and issubclass(candidate, BaseModel):
+                model = candidate
+    return list(model.model_fields)
+
+
+def explain(error: ValidationError, model: type[BaseModel], origin: str) -> ConfigError:
+    """One plain sentence for each mistake: key, value, what is allowed."""
+    lines = []
+    for item in error.errors():
+        key = ".".join(str(part) for part in item["loc"] if not str(part).startswith("constrained"))
+        if item["type"] == "extra_forbidden":
+            known = _known_keys(model, item["loc"][:-1])
+            near = difflib.get_close_matches(str(item["loc"][-1]), known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(known)}."
+            lines.append(f"{key} is no setting; {hint}")
+        else:
+            lines.append(f"{key or 'settings'} = {item['input']!r} is not allowed: {item['msg']}.")
+    return ConfigError(f"{origin}: " + " ".join(lines))
+
+
+def make_config(values: dict[str, Any], origin: str = "settings") -> Config:
+    """Validate ``values``; raises ConfigError naming key, value and allowed range."""
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise explain(error, Config, origin) from None
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file; raises ConfigError for anything else."""
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(
+            f"there is no configuration file {path}; give a YAML file, as those under configs/"
+        ) from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(
+            f"{path} cannot be read as YAML ({reason}); see configs/ for examples"
+        ) from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise ConfigError(
+            f"{path} holds a {type(values).__name__}; a mapping of sections (model, stream, ...) "
+            "is needed"
+        )
+    return values
+
+
+def load_config(path: Path) -> Config:
+    """Read and validate a YAML configuration."""
+    return make_config(read_yaml(path), str(path))
+
+
+def merged(config: Config, changes: dict[str, dict[str, Any]], origin: str = "settings") -> Config:
+    """``config`` with some keys of some sections replaced, validated again."""
+    values = config.model_dump(exclude_unset=True)
+    for section, new in changes.items():
+        values[section] = {**values.get(section, {}), **new}
+    return make_config(values, origin)

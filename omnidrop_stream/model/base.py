@@ -1,0 +1,128 @@
+"""`OmniModel`: what a stream needs of a model, and the states that pass between them."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from omnidrop_stream.cache import Segment
+from omnidrop_stream.method import PruningPolicy
+from omnidrop_stream.model.fork import Fork
+from omnidrop_stream.model.pixels import PixelSettings
+from omnidrop_stream.model.template import Tokenizer
+from omnidrop_stream.model.towers import EncodeCarry, Encoded, EncodeSettings
+from omnidrop_stream.types import Chunk, ChunkTokens
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """Sizes and limits of a checkpoint."""
+
+    name: str
+    n_layers: int
+    hidden_size: int
+    n_heads: int
+    n_kv_heads: int
+    head_dim: int
+    vocabulary: int
+    max_positions: int
+    ids_per_second: float
+    seconds_per_chunk: float
+    eos_ids: tuple[int, ...]
+    pixels: PixelSettings
+    frame_tokens: int
+    """Default token budget of a temporal patch."""
+    dtype: str
+    device: str
+
+    @property
+    def ids_per_chunk(self) -> int:
+        """Position ids a slot takes: 50 for Qwen2.5-Omni."""
+        return int(self.ids_per_second * self.seconds_per_chunk)
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """The states of what stands before the block: keys (un-rotated) and values [L, H_kv, P, hd].
+
+    positions i64 [3, P]; ``base`` is the block's first id.
+    """
+
+    keys: torch.Tensor
+    values: torch.Tensor
+    positions: torch.Tensor
+    base: int
+
+    @property
+    def count(self) -> int:
+        """Prompt tokens, P."""
+        return int(self.keys.shape[2])
+
+
+@dataclass(frozen=True, slots=True)
+class States:
+    """What ``extend`` made of n new tokens: keys (un-rotated), values [layers, H_kv, n, hd], hidden
+    [n, d].
+    """
+
+    keys: torch.Tensor
+    values: torch.Tensor
+    hidden: torch.Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What a prefill needs to know: rows after the block and how tokens are pruned."""
+
+    ids: list[int]
+    markers: int
+    guidance: tuple[int, ...]
+    """Rows of ``ids`` whose attention scores the audiovisual tokens."""
+    policy: PruningPolicy
+    entering: tuple[int, ...]
+    """Audiovisual tokens that enter each layer."""
+    depth: int
+    max_new_tokens: int
+
+
+class OmniModel(Protocol):
+    """A model that can be fed chunk by chunk and asked at any time. Holds weights, no stream's
+    state.
+    """
+
+    @property
+    def spec(self) -> ModelSpec:
+        """Sizes and limits."""
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The checkpoint's tokenizer."""
+
+    def encode(self, chunk: Chunk, carry: EncodeCarry, settings: EncodeSettings) -> Encoded:
+        """Towers and pruning within each modality."""
+
+    def prefill_prompt(self, ids: list[int], markers: int) -> Prompt:
+        """All layers over the prompt; its last ``markers`` tokens share a position."""
+
+    def extend(
+        self,
+        prompt: Prompt,
+        past: Sequence[Segment],
+        past_slots: Sequence[int],
+        tokens: ChunkTokens,
+        slot: int,
+        hidden: torch.Tensor,
+        layers: range,
+    ) -> Generator[None, None, States]:
+        """Run ``layers`` over one chunk's tokens after ``past``; yields after each layer."""
+
+    def pruned_prefill(
+        self, prompt: Prompt, segments: Sequence[Segment], slots: Sequence[int], question: Question
+    ) -> Generator[None, None, Fork]:
+        """The question's pass with layer-wise pruning; yields after each layer."""
+
+    def decode_step(self, fork: Fork, token: int) -> torch.Tensor:
+        """Append one token to the answer: logits f32 [vocabulary] of the next. Mutates ``fork``."""

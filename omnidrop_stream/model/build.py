@@ -1,0 +1,98 @@
+"""Builds stock-class thinkers from plain settings: the embedded model, and miniature ones for
+tests.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import normalizers as text_normalizers
+from transformers import (
+    Qwen2_5OmniThinkerConfig,
+    Qwen2_5OmniThinkerForConditionalGeneration,
+    Qwen2Tokenizer,
+)
+
+SPECIAL_TOKENS = (
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|AUDIO|>",
+    "<|audio_bos|>",
+    "<|audio_eos|>",
+    "<|box_end|>",
+    "<|quad_start|>",
+    "<|quad_end|>",
+    "<|vision_bos|>",
+    "<|vision_eos|>",
+    "<|vision_pad|>",
+    "<|IMAGE|>",
+    "<|VIDEO|>",
+)
+"""Names and order of the real Qwen2.5-Omni checkpoints."""
+
+
+def build_thinker(config: Qwen2_5OmniThinkerConfig) -> Qwen2_5OmniThinkerForConditionalGeneration:
+    """A stock thinker with untrained weights, SDPA attention, fp32, in evaluation mode."""
+    config._attn_implementation = "sdpa"
+    return Qwen2_5OmniThinkerForConditionalGeneration(config).eval()
+
+
+def thinker_config(
+    audio: Mapping[str, Any],
+    vision: Mapping[str, Any],
+    text: Mapping[str, Any],
+    ids: Mapping[str, int],
+) -> Qwen2_5OmniThinkerConfig:
+    """The stock configuration. `ids` maps special-token names (and "user") to token ids."""
+    return Qwen2_5OmniThinkerConfig(
+        audio_config=dict(audio),
+        vision_config=dict(vision),
+        text_config=dict(text) | {"pad_token_id": ids["<|endoftext|>"]},
+        audio_token_index=ids["<|AUDIO|>"],
+        image_token_index=ids["<|IMAGE|>"],
+        video_token_index=ids["<|VIDEO|>"],
+        audio_start_token_id=ids["<|audio_bos|>"],
+        audio_end_token_id=ids["<|audio_eos|>"],
+        vision_start_token_id=ids["<|vision_bos|>"],
+        vision_end_token_id=ids["<|vision_eos|>"],
+        user_token_id=ids["user"],
+        pad_token_id=ids["<|endoftext|>"],
+        position_id_per_seconds=25,
+        seconds_per_chunk=2,
+    )
+
+
+def build_tokenizer(corpus: Sequence[str], max_entries: int = 4096) -> Qwen2Tokenizer:
+    """A byte-level BPE in which every word of the corpus is one entry; other text falls apart into
+    bytes.
+    """
+    blank = Qwen2Tokenizer()
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = text_normalizers.NFC()
+    tokenizer.pre_tokenizer = blank.backend_tokenizer.pre_tokenizer
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=max_entries - len(SPECIAL_TOKENS),
+        min_frequency=1,
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(corpus, trainer)
+    state = json.loads(tokenizer.to_str())["model"]
+    merges = [tuple(m) if isinstance(m, list) else tuple(m.split(" ")) for m in state["merges"]]
+    made = Qwen2Tokenizer(vocab=state["vocab"], merges=merges, additional_special_tokens=[])
+    made.add_special_tokens(
+        {"additional_special_tokens": [AddedToken(t, special=True) for t in SPECIAL_TOKENS[1:]]}
+    )
+    made.eos_token = "<|im_end|>"
+    return made
+
+
+def special_ids(tokenizer: Qwen2Tokenizer) -> dict[str, int]:
+    """Ids of the special tokens and of "user"."""
+    ids = {t: int(tokenizer.convert_tokens_to_ids(t)) for t in SPECIAL_TOKENS}
+    return ids | {"user": int(tokenizer.convert_tokens_to_ids("user"))}

@@ -1,0 +1,270 @@
+"""From a hub id or a folder to a `QwenOmni`: safetensors only, no remote code, one plain sentence
+for each mistake.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from safetensors import SafetensorError, safe_open
+from transformers import AutoTokenizer, Qwen2_5OmniThinkerForConditionalGeneration
+from transformers.utils import logging as hf_logging
+
+from omnidrop_stream.config import ModelConfig
+from omnidrop_stream.errors import ConfigError, MissingDependency, ModelMismatch, ModelNotFound
+from omnidrop_stream.model.base import ModelSpec
+from omnidrop_stream.model.pixels import CLIP_MEAN, CLIP_STD, PixelSettings
+from omnidrop_stream.model.qwen_omni import QwenOmni
+from omnidrop_stream.model.shapes import Shape, byte_tokenizer, random_thinker
+
+EMBEDDED = Path(__file__).parent.parent / "world" / "weights"
+PAPER_FRAME_TOKENS = 144
+WANTED = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.txt", "*.jinja")
+Progress = Callable[[str], None]
+
+
+def _quiet(_: str) -> None:
+    return None
+
+
+def pick_device(name: str) -> torch.device:
+    """``auto``, ``cpu`` or ``cuda[:n]`` as a device; raises ConfigError where it is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda" and (
+        not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()
+    ):
+        raise ConfigError(
+            f"device = {name!r} is not there: torch sees {torch.cuda.device_count()} CUDA devices; "
+            "use --device cpu or auto, or install a CUDA build of torch"
+        )
+    return device
+
+
+def pick_dtype(name: str, device: torch.device) -> torch.dtype:
+    """``auto`` is bf16 on CUDA and fp32 on a CPU."""
+    if name == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    return {"bf16": torch.bfloat16, "fp32": torch.float32}[name]
+
+
+def pick_attention(name: str, device: torch.device) -> str:
+    """The towers' attention in transformers' words; our own decoder loop uses torch's kernels
+    everywhere.
+    """
+    if name in ("auto", "sdpa"):
+        return "sdpa"
+    if device.type != "cuda":
+        raise ConfigError("attention = 'flash' needs a CUDA device; use sdpa or auto on a CPU")
+    try:
+        import flash_attn  # noqa: F401
+    except ImportError:
+        raise MissingDependency(
+            "attention = 'flash' needs the flash-attn package: pip install "
+            "'omnidrop-stream[cuda]', or use sdpa"
+        ) from None
+    return "flash_attention_2"
+
+
+def checkpoint_folder(model: str, progress: Progress = _quiet) -> Path:
+    """The local folder of a hub id, a path or ``embedded``; downloads a hub id that is not there
+    yet.
+    """
+    if model == "embedded":
+        if not (EMBEDDED / "config.json").is_file():
+            raise ModelNotFound(
+                "the embedded model is not in this installation; give --model with a hub id or a "
+                "folder"
+            )
+        return EMBEDDED
+    path = Path(model).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise ModelNotFound(
+                f"{path} holds no config.json: give the folder of a Qwen2.5-Omni checkpoint"
+            )
+        return path
+    if path.exists() or model.startswith((".", "/", "~")):
+        raise ModelNotFound(
+            f"{model} is no folder: give a checkpoint's folder, a hub id such as "
+            "Qwen/Qwen2.5-Omni-3B, or embedded"
+        )
+    progress(f"fetching {model}")
+    try:
+        return Path(snapshot_download(model, allow_patterns=list(WANTED)))
+    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise ModelNotFound(
+            f"model {model!r} is neither a folder nor in the local cache, and fetching it failed "
+            f"({type(error).__name__}); check the name and the network, or give a folder"
+        ) from None
+
+
+def load_model(config: ModelConfig, progress: Progress = _quiet) -> QwenOmni:
+    """Load the thinker of any Qwen2.5-Omni checkpoint (whole omni model or thinker alone).
+
+    Raises ModelNotFound, ModelMismatch (another class, damaged or missing shards), ConfigError
+    (device).
+    """
+    device = pick_device(config.device)
+    dtype = pick_dtype(config.dtype, device)
+    attention = pick_attention(config.attention, device)
+    folder = checkpoint_folder(config.model, progress)
+    _check_class(folder)
+    _check_shards(folder)
+    progress(f"loading {config.model}")
+    thinker = _read_thinker(folder, dtype, attention)
+    progress(f"moving to {device}")
+    thinker.to(device).eval()
+    tokenizer = _read_tokenizer(folder)
+    return QwenOmni(
+        thinker,
+        tokenizer,
+        _spec(config.model, thinker, tokenizer, _pixel_settings(folder, thinker)),
+    )
+
+
+def random_model(name: str, shape: Shape, config: ModelConfig, seed: int = 0) -> QwenOmni:
+    """A model of the given shape with random values on the configured device: real cost,
+    meaningless words.
+    """
+    device = pick_device(config.device)
+    tokenizer = byte_tokenizer()
+    thinker = random_thinker(shape, tokenizer, seed, str(device), pick_dtype(config.dtype, device))
+    pixels = PixelSettings(max_tokens=shape.image_tokens)
+    return QwenOmni(thinker, tokenizer, _spec(name, thinker, tokenizer, pixels))
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelMismatch(
+            f"{path.name} of the checkpoint cannot be read ({error}); fetch the checkpoint again"
+        ) from None
+    if not isinstance(values, dict):
+        raise ModelMismatch(
+            f"{path.name} of the checkpoint is no JSON object; fetch the checkpoint again"
+        )
+    return values
+
+
+def _check_class(folder: Path) -> None:
+    kind = _read_json(folder / "config.json").get("model_type")
+    allowed = ("qwen2_5_omni", "qwen2_5_omni_thinker")
+    if kind not in allowed:
+        raise ModelMismatch(
+            f"the checkpoint's model_type is {kind!r}; allowed: {' or '.join(allowed)}, as in "
+            "Qwen/Qwen2.5-Omni-7B and -3B"
+        )
+
+
+def _check_shards(folder: Path) -> None:
+    index = folder / "model.safetensors.index.json"
+    names = {"model.safetensors"}
+    if index.is_file():
+        names = set(_read_json(index).get("weight_map", {}).values())
+    if not names:
+        raise ModelMismatch(f"{index.name} names no shard; fetch the checkpoint again")
+    for name in sorted(names):
+        try:
+            with safe_open(folder / name, framework="pt") as shard:
+                shard.keys()
+        except FileNotFoundError:
+            raise ModelMismatch(
+                f"shard {name} of the checkpoint is missing (only safetensors are read); fetch "
+                "the checkpoint again"
+            ) from None
+        except (SafetensorError, OSError) as error:
+            raise ModelMismatch(
+                f"shard {name} of the checkpoint is damaged ({error}); fetch the checkpoint again"
+            ) from None
+
+
+def _read_thinker(folder: Path, dtype: torch.dtype, attention: str) -> Any:
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    hf_logging.disable_progress_bar()
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    try:
+        thinker, report = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(
+            folder,
+            dtype=dtype,
+            attn_implementation=attention,
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=True,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ModelMismatch(
+            f"the checkpoint cannot be loaded as a Qwen2.5-Omni thinker: {reason}"
+        ) from None
+    missing = sorted(report["missing_keys"])
+    if missing or report["mismatched_keys"]:
+        named = missing or sorted(str(key) for key in report["mismatched_keys"])
+        raise ModelMismatch(
+            f"{len(named)} tensors of the thinker are missing or misshapen in the checkpoint, "
+            f"first {named[0]}; "
+            "fetch the checkpoint again"
+        )
+    return thinker
+
+
+def _read_tokenizer(folder: Path) -> Any:
+    try:
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ModelMismatch(f"the checkpoint's tokenizer cannot be read: {reason}") from None
+
+
+def _pixel_settings(folder: Path, thinker: Any) -> PixelSettings:
+    vision = thinker.config.vision_config
+    path = folder / "preprocessor_config.json"
+    values = _read_json(path) if path.is_file() else {}
+    factor = int(vision.patch_size) * int(vision.spatial_merge_size)
+    size = values.get("size") if isinstance(values.get("size"), dict) else {}
+    most = values.get("max_pixels") or (size or {}).get("longest_edge") or 768 * factor * factor
+    return PixelSettings(
+        patch_size=int(vision.patch_size),
+        merge_size=int(vision.spatial_merge_size),
+        temporal_patch_size=int(vision.temporal_patch_size),
+        max_tokens=max(1, int(most) // (factor * factor)),
+        mean=tuple(values.get("image_mean", CLIP_MEAN)),
+        std=tuple(values.get("image_std", CLIP_STD)),
+    )
+
+
+def _spec(name: str, thinker: Any, tokenizer: Any, pixels: PixelSettings) -> ModelSpec:
+    text = thinker.config.text_config
+    eos = thinker.generation_config.eos_token_id if thinker.generation_config is not None else None
+    ids = [eos] if isinstance(eos, int) else list(eos or [])
+    ids += [tokenizer.convert_tokens_to_ids(t) for t in ("<|im_end|>", "<|endoftext|>")]
+    weight = thinker.lm_head.weight
+    first = thinker.model.language_model.layers[0].self_attn
+    return ModelSpec(
+        name=name,
+        n_layers=int(text.num_hidden_layers),
+        hidden_size=int(text.hidden_size),
+        n_heads=int(text.num_attention_heads),
+        n_kv_heads=int(text.num_key_value_heads),
+        head_dim=int(first.head_dim),
+        vocabulary=int(weight.shape[0]),
+        max_positions=int(text.max_position_embeddings),
+        ids_per_second=float(thinker.config.position_id_per_seconds),
+        seconds_per_chunk=float(thinker.config.seconds_per_chunk),
+        eos_ids=tuple(sorted({int(i) for i in ids if i is not None})),
+        pixels=pixels,
+        frame_tokens=min(PAPER_FRAME_TOKENS, pixels.max_tokens),
+        dtype=str(weight.dtype).removeprefix("torch."),
+        device=str(weight.device),
+    )

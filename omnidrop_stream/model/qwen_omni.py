@@ -1,0 +1,147 @@
+"""A Qwen2.5-Omni thinker behind `OmniModel`: encode, extend, pruned prefill, decode."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from typing import Any
+
+import torch
+
+from omnidrop_stream.cache import Segment
+from omnidrop_stream.model.attention import causal_attention
+from omnidrop_stream.model.base import ModelSpec, Prompt, Question, States
+from omnidrop_stream.model.decoder import Decoder
+from omnidrop_stream.model.fork import Fork
+from omnidrop_stream.model.prefill import PrunedPrefill, Trunk
+from omnidrop_stream.model.rope import Rotary, block_positions, rotate, text_positions
+from omnidrop_stream.model.template import Tokenizer
+from omnidrop_stream.model.towers import EncodeCarry, Encoded, EncodeSettings, Towers
+from omnidrop_stream.types import Chunk, ChunkTokens
+
+
+class QwenOmni:
+    """Drives the modules of a stock ``Qwen2_5OmniThinkerForConditionalGeneration``; holds weights
+    only.
+    """
+
+    def __init__(self, thinker: Any, tokenizer: Tokenizer, spec: ModelSpec) -> None:
+        self._thinker = thinker
+        self._tokenizer = tokenizer
+        self._spec = spec
+        text = thinker.model.language_model
+        rotary = text.rotary_emb
+        self._decoder = Decoder(
+            layers=list(text.layers),
+            embed=text.embed_tokens,
+            norm=text.norm,
+            head=thinker.lm_head,
+            rotary=Rotary(
+                rotary.inv_freq.float(),
+                tuple(rotary.mrope_section),
+                float(rotary.attention_scaling),
+            ),
+        )
+        self._towers = Towers(
+            thinker.model.audio_tower,
+            thinker.model.visual,
+            spec.pixels,
+            thinker.model.audio_tower.num_mel_bins,
+        )
+
+    @property
+    def spec(self) -> ModelSpec:
+        """Sizes and limits."""
+        return self._spec
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The checkpoint's tokenizer."""
+        return self._tokenizer
+
+    @property
+    def thinker(self) -> Any:
+        """The stock model, for comparison (`lab.bench`, tests)."""
+        return self._thinker
+
+    @property
+    def towers(self) -> Towers:
+        """The audio and vision towers."""
+        return self._towers
+
+    def encode(self, chunk: Chunk, carry: EncodeCarry, settings: EncodeSettings) -> Encoded:
+        """Towers and pruning within each modality."""
+        return self._towers.encode(chunk, carry, settings)
+
+    @torch.inference_mode()
+    def prefill_prompt(self, ids: list[int], markers: int) -> Prompt:
+        """All layers over the prompt; its last ``markers`` tokens share a position."""
+        decoder = self._decoder
+        positions = text_positions(0, len(ids)).clone()
+        positions[:, len(ids) - markers :] = len(ids) - markers
+        angles = decoder.rotary.angles(positions)
+        hidden = decoder.embed(torch.tensor(ids, device=decoder.device))
+        keys, values = [], []
+        for layer in range(decoder.n_layers):
+            new = decoder.project(layer, hidden, angles)
+            attended = causal_attention(new.q, rotate(new.k, angles), new.v)
+            hidden = decoder.finish(layer, hidden, attended)
+            keys.append(new.k)
+            values.append(new.v)
+        return Prompt(torch.stack(keys), torch.stack(values), positions, len(ids) - markers + 1)
+
+    def extend(
+        self,
+        prompt: Prompt,
+        past: Sequence[Segment],
+        past_slots: Sequence[int],
+        tokens: ChunkTokens,
+        slot: int,
+        hidden: torch.Tensor,
+        layers: range,
+    ) -> Generator[None, None, States]:
+        """Run ``layers`` over one chunk's tokens after ``past``; yields after each layer."""
+        decoder = self._decoder
+        spec = self._spec
+        with torch.inference_mode():
+            trunk = Trunk.of(decoder, spec, prompt, past, past_slots)
+            positions = block_positions(
+                tokens.offsets, tokens.modality, slot, prompt.base, spec.ids_per_chunk
+            )
+            angles = decoder.rotary.angles(positions)
+            keys = hidden.new_empty(len(layers), spec.n_kv_heads, hidden.shape[0], spec.head_dim)
+            values = torch.empty_like(keys)
+        for number, layer in enumerate(layers):
+            with torch.inference_mode():
+                front_keys, front_values = trunk.prompt_layer(layer)
+                block_keys, block_values = trunk.block_layer(layer)
+                hidden, keys[number], values[number] = decoder.extend_layer(
+                    layer,
+                    hidden,
+                    angles,
+                    torch.cat([front_keys, block_keys], dim=1),
+                    torch.cat([front_values, block_values], dim=1),
+                )
+            yield
+        return States(keys, values, hidden)
+
+    def pruned_prefill(
+        self, prompt: Prompt, segments: Sequence[Segment], slots: Sequence[int], question: Question
+    ) -> Generator[None, None, Fork]:
+        """The question's pass with layer-wise pruning; yields after each layer."""
+        with torch.inference_mode():
+            prefill = PrunedPrefill(self._decoder, self._spec, prompt, segments, slots, question)
+        return (yield from prefill.run())
+
+    @torch.inference_mode()
+    def decode_step(self, fork: Fork, token: int) -> torch.Tensor:
+        """Append one token to the answer: logits f32 [vocabulary] of the next. Mutates ``fork``."""
+        decoder = self._decoder
+        angles = decoder.rotary.angles(text_positions(fork.next_position, 1))
+        hidden = decoder.embed(torch.tensor([token], device=decoder.device))
+        for layer, store in enumerate(fork.layers):
+            new = decoder.project(layer, hidden, angles)
+            keys, values = store.append(rotate(new.k, angles), new.v)
+            hidden = decoder.finish(layer, hidden, causal_attention(new.q, keys, values))
+        fork.next_position += 1
+        fork.logits = decoder.logits(hidden)
+        return fork.logits

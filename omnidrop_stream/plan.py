@@ -1,0 +1,178 @@
+"""How a question will be pruned, decided before it runs: schedule, counts per layer, depth and its
+label.
+
+Pure functions of settings and counts (design sections 3.11 and 4).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from omnidrop_stream.config import IntraConfig, PruningConfig, StreamConfig
+from omnidrop_stream.errors import ConfigError
+from omnidrop_stream.method import (
+    PolicySettings,
+    PruningPolicy,
+    Schedule,
+    UnreachableRetention,
+    catch_up_counts,
+    exact_depth,
+    make_policy,
+    solve_budget,
+)
+from omnidrop_stream.types import StreamKind
+
+AUDIO_TOKENS_PER_CHUNK = 50
+NOTHING_DROPPED = Schedule("sigmoid", 0.0, 0.0, 0.5, 20.0)
+UNSCHEDULED = ("keep-all", "intra-only")
+"""Policies that drop nothing in the decoder, for which no target can be out of reach."""
+R0_MARGIN = 1.05
+"""A head start is planned for a slightly fuller window, so that a fluctuating r0 does not break its
+promise.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What one question's prefill does."""
+
+    policy: PruningPolicy
+    entering: tuple[int, ...]
+    """Audiovisual tokens entering each layer, as this depth makes them."""
+    label: str
+
+
+def nominal_r0(stream: StreamConfig, intra: IntraConfig, frame_tokens: int) -> float:
+    """Share of the towers' tokens that pruning within each modality leaves, over a full merging
+    window.
+    """
+    if not intra.enabled:
+        return 1.0
+    window_chunks = max(1, round(4 / stream.fps))
+    video = 4 * frame_tokens if stream.kind is not StreamKind.AUDIO else 0
+    audio = window_chunks * AUDIO_TOKENS_PER_CHUNK if stream.kind is not StreamKind.VIDEO else 0
+    kept = 0
+    if video:
+        kept += frame_tokens + 3 * int(intra.video_keep * frame_tokens)
+    if audio:
+        kept += window_chunks * int(intra.audio_keep * AUDIO_TOKENS_PER_CHUNK)
+    return kept / (video + audio)
+
+
+def schedule_for(pruning: PruningConfig, n_layers: int, r0: float) -> Schedule:
+    """The schedule that is given, or the one that reaches the target retention from ``r0``.
+
+    Raises ConfigError with the reachable minimum where the target cannot be met.
+    """
+    if pruning.policy in UNSCHEDULED:
+        return NOTHING_DROPPED
+    if pruning.schedule is not None:
+        given = pruning.schedule
+        try:
+            return Schedule(given.kind, given.p_init, given.p_final, given.t_mid, given.beta)
+        except ValueError as error:
+            raise ConfigError(f"pruning.schedule: {error}") from None
+    target = pruning.retention if pruning.retention is not None else 1.0
+    if target >= r0:
+        return NOTHING_DROPPED
+    try:
+        return solve_budget(target, n_layers=n_layers, r0=r0).schedule
+    except UnreachableRetention as error:
+        raise ConfigError(f"retention = {target:.0%}: {error}") from None
+
+
+def policy_for(pruning: PruningConfig, schedule: Schedule) -> PruningPolicy:
+    """The policy by name with its settings; raises ConfigError naming the known ones."""
+    settings = PolicySettings(
+        schedule=schedule,
+        tds_from_layer=pruning.diversity_from_layer,
+        div_weight=pruning.diversity_weight,
+        normalise=pruning.diversity_normalise,
+        guard_key_chunk=pruning.diversity_guard,
+        seed=pruning.seed,
+    )
+    try:
+        return make_policy(pruning.policy, settings)
+    except ValueError as error:
+        raise ConfigError(f"pruning.{error}") from None
+
+
+def resolve_depth(
+    stream: StreamConfig,
+    intra: IntraConfig,
+    pruning: PruningConfig,
+    n_layers: int,
+    frame_tokens: int,
+) -> int:
+    """``prefill_depth`` as a number of layers; ``auto`` starts as ``exact`` does."""
+    wanted = stream.prefill_depth
+    r0 = nominal_r0(stream, intra, frame_tokens)
+    schedule = schedule_for(
+        pruning, n_layers, r0
+    )  # refuses an unreachable retention before anything runs
+    policy = policy_for(pruning, schedule)
+    if isinstance(wanted, int):
+        if wanted > n_layers:
+            raise ConfigError(
+                f"stream.prefill_depth = {wanted} is not allowed: this model has {n_layers} "
+                "layers; "
+                f"allowed: 0 to {n_layers}, exact, auto, half, read_side"
+            )
+        depth = wanted
+    elif wanted == "half":
+        depth = n_layers // 2
+    elif wanted == "read_side":
+        depth = n_layers
+    else:
+        depth = 0 if policy.requires_depth_zero else _exact(stream, pruning, n_layers, r0)
+    if policy.requires_depth_zero and depth > 0:
+        raise ConfigError(
+            f"policy {policy.name!r} scores with rows that only exist at question time: use "
+            f"prefill_depth 0, not {wanted}"
+        )
+    return depth
+
+
+def _exact(stream: StreamConfig, pruning: PruningConfig, n_layers: int, r0: float) -> int:
+    fuller = min(1.0, r0 * R0_MARGIN)
+    try:
+        schedule = schedule_for(pruning, n_layers, fuller)
+    except ConfigError:
+        schedule = schedule_for(pruning, n_layers, r0)
+    return min(exact_depth(schedule, stream.budget_tokens, n_layers), n_layers)
+
+
+def plan_question(
+    pruning: PruningConfig,
+    n0: int,
+    n_unpruned: int,
+    n_layers: int,
+    depth: int,
+    nominal: float,
+    remembers: bool,
+) -> Plan:
+    """Counts and label for a window of ``n0`` tokens kept of ``n_unpruned``.
+
+    remembers: whether some held states were made while chunks that have left since were still
+    there. Where a window too young to be typical cannot reach the target from its own r0, the
+    schedule of the typical window is used; the answer tells the retention that came out.
+    """
+    r0 = n0 / n_unpruned if n_unpruned else nominal
+    try:
+        schedule = schedule_for(pruning, n_layers, r0 or nominal)
+    except ConfigError:
+        schedule = schedule_for(pruning, n_layers, nominal)
+    policy = policy_for(pruning, schedule)
+    if policy.requires_depth_zero and depth > 0:
+        raise ConfigError(
+            f"policy {policy.name!r} scores with rows that only exist at question time: open the "
+            "stream with prefill_depth 0"
+        )
+    paper = policy.counts(n0, n_layers, max(n_unpruned, n0, 1))
+    drops = paper[-1] < n0
+    if depth == n_layers and drops:
+        return Plan(policy, paper, "read_side")
+    entering = catch_up_counts(paper, depth)
+    if depth > 0 and entering != paper:
+        return Plan(policy, entering, "catch_up")
+    return Plan(policy, entering, "exact_schedule" if depth > 0 and remembers else "exact")

@@ -1,0 +1,447 @@
+"""`OmniStream`: push chunks, ask at any moment. The one owner of a stream's state.
+
+No threads, no sockets, no waiting: each method that takes long is a generator, one ``next()`` is
+one short turn, and whoever owns the model decides whose turn it is. Between turns a stream is
+always consistent: a chunk joins the trunk in one step at the end of its ingest, and a question
+works on a snapshot.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass, replace
+
+import torch
+
+from omnidrop_stream.answer import AnswerRun
+from omnidrop_stream.cache import Budget, Segment, TokenCache, slots_of
+from omnidrop_stream.config import Config, DecodeConfig, PruningConfig
+from omnidrop_stream.errors import Busy, ConfigError, NothingHeld, QuestionError
+from omnidrop_stream.evidence import coverage_of
+from omnidrop_stream.model.base import OmniModel, Prompt, States
+from omnidrop_stream.model.template import ChatTemplate, Turn
+from omnidrop_stream.model.towers import EncodeCarry, Encoded, EncodeSettings, IntraSettings
+from omnidrop_stream.plan import nominal_r0, resolve_depth
+from omnidrop_stream.types import Answer, Chunk, Coverage, Delta, Gap, Query
+
+MAX_LEDGER = 1024
+TEMPLATE_TOKENS = 32
+"""Room kept for the template's own tokens when positions are budgeted."""
+AUTO_RAISE_BELOW = 0.35
+AUTO_LOWER_ABOVE = 0.7
+"""Shares of real time that ingest may take before ``auto`` moves the depth by one layer."""
+
+Turns = Generator[Delta | Answer | None, None, None]
+
+
+@dataclass(frozen=True, slots=True)
+class StreamStatus:
+    """What a stream holds and has seen."""
+
+    chunks_held: int
+    tokens: int
+    budget_tokens: int
+    nbytes: int
+    fork_bytes: int
+    depth: int
+    pushed: int
+    evicted: int
+    dropped: int
+    answers_in_progress: int
+    last_push_s: float
+    end_s: float | None
+
+
+class OmniStream:
+    """One audiovisual stream on a model that may serve many."""
+
+    def __init__(
+        self,
+        model: OmniModel,
+        config: Config | None = None,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        """Prefill the prompt. Raises ConfigError for settings that this model cannot meet."""
+        self._model = model
+        self._config = config or Config()
+        self._clock = clock
+        spec, stream = model.spec, self._config.stream
+        self._frame_tokens = min(stream.frame_tokens or spec.frame_tokens, spec.pixels.max_tokens)
+        self._template = ChatTemplate(model.tokenizer, stream.kind)
+        ids, markers = self._template.prompt(stream.system_prompt)
+        self._prompt: Prompt = model.prefill_prompt(ids, markers)
+        intra = self._config.intra
+        self._encode_settings = EncodeSettings(
+            IntraSettings(intra.enabled, intra.audio_keep, intra.video_keep),
+            self._frame_tokens,
+            spec.ids_per_second,
+        )
+        self._nominal = nominal_r0(stream, intra, self._frame_tokens)
+        self._exact_depth = resolve_depth(
+            stream, intra, self._config.pruning, spec.n_layers, self._frame_tokens
+        )
+        self._depth = self._exact_depth
+        self._wanted_depth = self._depth
+        self._cache = TokenCache(
+            Budget(stream.budget_tokens, stream.budget_bytes, self._max_slots())
+        )
+        self._carry = EncodeCarry()
+        self._ledger: list[Gap] = []
+        self._sessions: OrderedDict[str, list[Turn]] = OrderedDict()
+        self._forks: dict[int, int] = {}
+        self._fork_number = 0
+        self._pushed = 0
+        self._dropped = 0
+        self._last_push_s = 0.0
+
+    # -- what it is
+    # ---------------------------------------------------------------------------------------------
+
+    @property
+    def model(self) -> OmniModel:
+        """The model, shared by all its streams."""
+        return self._model
+
+    @property
+    def config(self) -> Config:
+        """The settings this stream was opened with."""
+        return self._config
+
+    @property
+    def depth(self) -> int:
+        """Decoder layers that a chunk passes on arrival, as served now."""
+        return self._depth
+
+    def snapshot(self) -> tuple[Segment, ...]:
+        """The segments held now; free, immutable, undisturbed by later pushes."""
+        return self._cache.snapshot()
+
+    def status(self) -> StreamStatus:
+        """Counters of what is held and what happened."""
+        held = self._cache.snapshot()
+        return StreamStatus(
+            chunks_held=len(held),
+            tokens=self._cache.tokens,
+            budget_tokens=self._cache.budget.tokens,
+            nbytes=self._cache.nbytes,
+            fork_bytes=sum(self._forks.values()),
+            depth=self._depth,
+            pushed=self._pushed,
+            evicted=self._cache.evicted_chunks,
+            dropped=self._dropped,
+            answers_in_progress=len(self._forks),
+            last_push_s=self._last_push_s,
+            end_s=held[-1].end_s if held else None,
+        )
+
+    # -- chunks ------------------------------------------------------------------------------------
+    # -------------
+
+    def push(self, chunk: Chunk) -> None:
+        """Encode, prune within modalities and prefill one chunk, all its turns at once."""
+        for _ in self.push_steps(chunk):
+            pass
+
+    def push_steps(self, chunk: Chunk) -> Generator[None, None, None]:
+        """The same in turns. The trunk changes once, at the last one; an abandoned push leaves it
+        as it was.
+        """
+        started = self._clock()
+        encoded = self._model.encode(chunk, self._carry, self._encode_settings)
+        yield
+        spec = self._model.spec
+        per_token = 2 * self._depth * spec.n_kv_heads * spec.head_dim + 2 * spec.hidden_size
+        size = encoded.tokens.count * per_token * encoded.tokens.embeds.element_size()
+        self._cache.make_room(encoded.tokens.count, size, 2, encoded.window)
+        segment = yield from self._extended(chunk, encoded, self._cache.snapshot())
+        self._cache.append(segment)
+        self._carry = encoded.carry
+        self._pushed += 1
+        self._last_push_s = self._clock() - started
+        self._adapt(chunk)
+
+    def note_drop(self, from_s: float, to_s: float, reason: str) -> None:
+        """Name a stretch of stream that never became a chunk, for the coverage of later answers."""
+        self._dropped += 1
+        self.note_gap(Gap(from_s, to_s, reason))
+
+    def note_gap(self, gap: Gap) -> None:
+        """Name a hole that the source or the chunker reported."""
+        self._ledger = [*self._ledger[-(MAX_LEDGER - 1) :], gap]
+
+    def _extended(
+        self, chunk: Chunk, encoded: Encoded, held: tuple[Segment, ...]
+    ) -> Generator[None, None, Segment]:
+        tokens = encoded.tokens
+        bare = Segment(
+            chunk=chunk.index,
+            epoch=chunk.epoch,
+            window=encoded.window,
+            start_s=chunk.start_s,
+            end_s=chunk.end_s,
+            wall_time_s=chunk.wall_time_s,
+            flags=chunk.flags,
+            tokens=tokens,
+            keys=self._prompt.keys[:0, :, :0],
+            values=self._prompt.values[:0, :, :0],
+            hidden=tokens.embeds,
+            seen_from=held[0].chunk if held else chunk.index,
+        )
+        return (yield from self._deepened(bare, held, tokens.embeds, range(self._depth)))
+
+    def _deepened(
+        self, segment: Segment, past: tuple[Segment, ...], hidden: torch.Tensor, layers: range
+    ) -> Generator[None, None, Segment]:
+        """``segment`` with ``layers`` run over ``hidden``; earlier layers' states are kept in
+        front.
+        """
+        slots = slots_of((*past, segment))
+        states: States = yield from self._model.extend(
+            self._prompt, past, slots[:-1], segment.tokens, slots[-1], hidden, layers
+        )
+        done = layers.start > 0
+        return replace(
+            segment,
+            keys=torch.cat([segment.keys[: layers.start], states.keys]) if done else states.keys,
+            values=torch.cat([segment.values[: layers.start], states.values])
+            if done
+            else states.values,
+            hidden=None if layers.stop == self._model.spec.n_layers else states.hidden,
+            seen_from=segment.seen_from if done else (past[0].chunk if past else segment.chunk),
+        )
+
+    # -- depth -------------------------------------------------------------------------------------
+    # -------------
+
+    def set_depth(self, depth: int) -> None:
+        """Ask for another depth. To 0 it is served at once; otherwise ``background_steps`` gets
+        there.
+        """
+        limit = self._model.spec.n_layers
+        if not 0 <= depth <= limit:
+            raise ConfigError(
+                f"prefill_depth = {depth} is not allowed: 0 to {limit} for this model"
+            )
+        self._wanted_depth = depth
+        if depth == 0 and self._depth:
+            held = self._cache.snapshot()
+            none = self._prompt.keys[:0, :, :0]
+            self._cache.replace(tuple(_bare(s, none) for s in held))
+            self._depth = 0
+
+    def background_steps(self) -> Generator[None, None, None]:
+        """Turns that bring the held segments to the wanted depth, oldest first; until the last, the
+        old depth serves.
+        """
+        wanted = self._wanted_depth
+        if wanted == self._depth:
+            return
+        deeper = wanted > self._depth
+        none = self._prompt.keys[:0, :, :0]
+        done: dict[int, Segment] = {}
+        while wanted == self._wanted_depth and wanted != self._depth:
+            held = self._cache.snapshot()
+            todo = next((s for s in held if s.chunk not in done), None)
+            if todo is None:
+                self._cache.replace(tuple(done[s.chunk] for s in held))
+                self._depth = wanted
+                return
+            past = tuple(done[s.chunk] for s in held if s.chunk in done)
+            source = todo if deeper else _bare(todo, none)
+            hidden = todo.hidden if deeper and todo.hidden is not None else todo.tokens.embeds
+            layers = range(self._depth, wanted) if deeper else range(wanted)
+            done[todo.chunk] = yield from self._deepened(source, past, hidden, layers)
+
+    def _adapt(self, chunk: Chunk) -> None:
+        """``auto``: one layer deeper or shallower, by the share of real time this chunk took."""
+        if self._config.stream.prefill_depth != "auto" or self._wanted_depth != self._depth:
+            return
+        share = self._last_push_s / chunk.duration_s
+        deepest = max(self._model.spec.n_layers // 2, self._exact_depth)
+        if share < AUTO_RAISE_BELOW and self._depth < deepest:
+            self.set_depth(self._depth + 1)
+        elif share > AUTO_LOWER_ABOVE and self._depth > 0:
+            self.set_depth(self._depth - 1)
+
+    # -- questions
+    # ----------------------------------------------------------------------------------------------
+
+    def ask(
+        self,
+        query: Query | str,
+        pruning: PruningConfig | None = None,
+        decode: DecodeConfig | None = None,
+        open_chunk: Chunk | None = None,
+    ) -> Iterator[Delta | Answer]:
+        """Pieces of text, then one `Answer`; ``ask_steps`` without the turns between."""
+        for event in self.ask_steps(query, pruning, decode, open_chunk):
+            if event is not None:
+                yield event
+
+    def ask_steps(
+        self,
+        query: Query | str,
+        pruning: PruningConfig | None = None,
+        decode: DecodeConfig | None = None,
+        open_chunk: Chunk | None = None,
+        cancelled: Callable[[], bool] = lambda: False,
+    ) -> Turns:
+        """Turns of an answer: None where only work was done, `Delta` for text, one `Answer` at the
+        end.
+
+        ``open_chunk`` is the part of the current chunk that exists; it is used by this answer
+        alone. ``cancelled`` is looked at between turns. The question is checked at the first turn:
+        QuestionError, NothingHeld, Busy, ConfigError.
+        """
+        query = Query(query) if isinstance(query, str) else query
+        decode = decode or self._config.decode
+        started = self._clock()
+        self._check_question(query, decode)
+        held = self._cache.snapshot()
+        provisional = None
+        if open_chunk is not None and self._config.stream.open_chunk == "include":
+            encoded = self._model.encode(open_chunk, self._carry, self._encode_settings)
+            yield None
+            if encoded.tokens.count:
+                provisional = yield from self._extended(open_chunk, encoded, held)
+        segments = (*held, provisional) if provisional is not None else held
+        if not segments:
+            raise NothingHeld(
+                "nothing of this stream is held yet, so there is nothing to answer about; wait "
+                "for the first chunk (2 s) and ask again"
+            )
+        run = AnswerRun(
+            model=self._model,
+            prompt=self._prompt,
+            template=self._template,
+            segments=segments,
+            provisional=provisional is not None,
+            query=query,
+            history=self._history(query.session, decode),
+            pruning=pruning or self._config.pruning,
+            decode=decode,
+            depth=self._depth,
+            nominal_r0=self._nominal,
+            coverage=self._ledger,
+            dropped=self._dropped,
+            clock=self._clock,
+            started=started,
+        )
+        ticket = self._reserve(run.estimated_bytes())
+        try:
+            yield from run.turns(cancelled)
+        finally:
+            self._forks.pop(ticket, None)
+            run.free()
+        if run.answer is not None and run.answer.finish != "cancelled" and query.session:
+            self._remember(query.session, Turn(query.text, run.answer.text, run.answer.asked_at_s))
+
+    def _check_question(self, query: Query, decode: DecodeConfig) -> None:
+        if not query.text.strip():
+            raise QuestionError("the question is empty; give at least one word")
+        if len(query.text) > decode.question_chars:
+            raise QuestionError(
+                f"the question has {len(query.text)} characters; allowed: {decode.question_chars}; "
+                "shorten it or raise decode.question_chars"
+            )
+
+    def control_tokens_in(self, text: str) -> list[str]:
+        """The model's control tokens spelt out in ``text``; they are read as plain characters."""
+        return self._template.control_tokens_in(text)
+
+    def _reserve(self, nbytes: int) -> int:
+        limit, used = self._config.stream.fork_bytes, sum(self._forks.values())
+        if used + nbytes > limit:
+            raise Busy(
+                f"answers in progress hold {used / 2**20:.0f} MiB and this one needs "
+                f"{nbytes / 2**20:.0f} MiB; "
+                f"stream.fork_bytes allows {limit / 2**20:.0f} MiB; ask again when another answer "
+                "has ended"
+            )
+        self._fork_number += 1
+        self._forks[self._fork_number] = nbytes
+        return self._fork_number
+
+    def _max_slots(self) -> int:
+        spec, decode = self._model.spec, self._config.decode
+        rest = (
+            self._config.stream.history_tokens
+            + decode.question_chars
+            + decode.max_tokens
+            + TEMPLATE_TOKENS
+        )
+        slots = (spec.max_positions - self._prompt.base - rest) // spec.ids_per_chunk
+        if slots < 2:
+            raise ConfigError(
+                f"prompt, history, question and answer take {self._prompt.base + rest} of this "
+                f"model's {spec.max_positions} "
+                "positions and leave no room for a window of two chunks; lower history_tokens, "
+                "question_chars or max_tokens"
+            )
+        return slots
+
+    # -- memory of conversations, and forgetting
+    # ----------------------------------------------------------------
+
+    def _history(self, session: str, decode: DecodeConfig) -> tuple[Turn, ...]:
+        """The newest turns of ``session`` that fit its budget, oldest first."""
+        left = self._config.stream.history_tokens
+        turns: list[Turn] = []
+        for turn in reversed(self._sessions.get(session, []) if session else []):
+            left -= self._template.turn_tokens(turn)
+            if left < 0:
+                break
+            turns.append(turn)
+        return tuple(reversed(turns))
+
+    def _remember(self, session: str, turn: Turn) -> None:
+        turns = self._sessions.setdefault(session, [])
+        turns.append(turn)
+        self._sessions.move_to_end(session)
+        while (
+            turns
+            and sum(self._template.turn_tokens(t) for t in turns)
+            > self._config.stream.history_tokens
+        ):
+            turns.pop(0)
+        while len(self._sessions) > self._config.stream.sessions:
+            self._sessions.popitem(last=False)
+
+    def forget(self, last_s: float | None = None) -> int:
+        """Remove the last seconds (None: everything) from trunk and history; returns how many
+        chunks left.
+
+        Older segments never saw newer ones, so nothing of the removed material remains in them.
+        """
+        held = self._cache.snapshot()
+        end = held[-1].end_s if held else 0.0
+        since = float("-inf") if last_s is None else end - last_s
+        kept = tuple(s for s in held if s.end_s <= since + 1e-6)
+        if len(kept) < len(held):
+            self.note_gap(Gap(held[len(kept)].start_s, end, "forgotten"))
+        self._cache.replace(kept)
+        carry = self._carry
+        # The next chunk must not be compared with a forgotten picture or levelled by a forgotten
+        # sound.
+        self._carry = EncodeCarry(epoch=carry.epoch, window=carry.window)
+        for session in list(self._sessions):
+            turns = [t for t in self._sessions[session] if t.asked_at_s <= since]
+            if turns:
+                self._sessions[session] = turns
+            else:
+                del self._sessions[session]
+        return len(held) - len(kept)
+
+    def coverage(self) -> Coverage | None:
+        """What a question asked now could see."""
+        held = self._cache.snapshot()
+        return coverage_of(held, self._ledger) if held else None
+
+
+def _bare(segment: Segment, none: torch.Tensor) -> Segment:
+    """``segment`` at depth 0: its embeddings only, which remember nothing that has left."""
+    return replace(
+        segment, keys=none, values=none, hidden=segment.tokens.embeds, seen_from=segment.chunk
+    )
