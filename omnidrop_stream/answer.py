@@ -16,7 +16,7 @@ from omnidrop_stream.model.fork import Fork
 from omnidrop_stream.model.sampling import pick_token
 from omnidrop_stream.model.template import ChatTemplate, Tail, Turn
 from omnidrop_stream.plan import plan_question
-from omnidrop_stream.types import Answer, Delta, Gap, LayerCount, Query, TokenUse
+from omnidrop_stream.types import Answer, Delta, Gap, LayerCount, Query, Step, TokenUse
 
 UNFINISHED = "\N{REPLACEMENT CHARACTER}"
 
@@ -103,7 +103,7 @@ class AnswerRun:
         self._fork = None
         self._segments = ()
 
-    def turns(self, cancelled: Callable[[], bool]) -> Generator[Delta | Answer | None, None, None]:
+    def turns(self, cancelled: Callable[[], bool]) -> Generator[Delta | Answer | Step, None, None]:
         """Prefill layer by layer, then one turn for each token; `Answer` last."""
         before = self._clock()
         self._parts_ms["open_chunk"] = (before - self._started) * 1e3 if self._provisional else 0.0
@@ -118,13 +118,13 @@ class AnswerRun:
             except StopIteration as done:
                 self._fork = done.value
                 break
-            yield None
+            yield Step.PREFILL
         self._parts_ms["prefill"] = (self._clock() - before) * 1e3
         yield from self._decoding(cancelled)
 
     def _decoding(
         self, cancelled: Callable[[], bool]
-    ) -> Generator[Delta | Answer | None, None, None]:
+    ) -> Generator[Delta | Answer | Step, None, None]:
         decode, fork = self._decode, self._fork
         if fork is None:
             raise RuntimeError("decoding before the prefill has ended")
@@ -146,7 +146,7 @@ class AnswerRun:
                 yield Delta(self._query.id, seq, piece)
                 seq += 1
             else:
-                yield None
+                yield Step.DECODE
             if cancelled():
                 finish = "cancelled"
                 break

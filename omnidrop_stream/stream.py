@@ -9,7 +9,6 @@ works on a snapshot.
 from __future__ import annotations
 
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, replace
 
@@ -18,13 +17,14 @@ import torch
 from omnidrop_stream.answer import AnswerRun
 from omnidrop_stream.cache import Budget, Segment, TokenCache, slots_of
 from omnidrop_stream.config import Config, DecodeConfig, PruningConfig
+from omnidrop_stream.conversations import Conversations
 from omnidrop_stream.errors import Busy, ConfigError, NothingHeld, QuestionError
 from omnidrop_stream.evidence import coverage_of
 from omnidrop_stream.model.base import OmniModel, Prompt, States
 from omnidrop_stream.model.template import ChatTemplate, Turn
 from omnidrop_stream.model.towers import EncodeCarry, Encoded, EncodeSettings, IntraSettings
 from omnidrop_stream.plan import nominal_r0, resolve_depth
-from omnidrop_stream.types import Answer, Chunk, Coverage, Delta, Gap, Query
+from omnidrop_stream.types import Answer, Chunk, Coverage, Delta, Gap, Query, Step
 
 MAX_LEDGER = 1024
 TEMPLATE_TOKENS = 32
@@ -33,7 +33,7 @@ AUTO_RAISE_BELOW = 0.35
 AUTO_LOWER_ABOVE = 0.7
 """Shares of real time that ingest may take before ``auto`` moves the depth by one layer."""
 
-Turns = Generator[Delta | Answer | None, None, None]
+Turns = Generator[Delta | Answer | Step, None, None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,9 @@ class OmniStream:
         )
         self._carry = EncodeCarry()
         self._ledger: list[Gap] = []
-        self._sessions: OrderedDict[str, list[Turn]] = OrderedDict()
+        self._conversations = Conversations(
+            self._template.turn_tokens, stream.history_tokens, stream.sessions
+        )
         self._forks: dict[int, int] = {}
         self._fork_number = 0
         self._pushed = 0
@@ -97,7 +99,6 @@ class OmniStream:
         self._last_push_s = 0.0
 
     # -- what it is
-    # ---------------------------------------------------------------------------------------------
 
     @property
     def model(self) -> OmniModel:
@@ -136,8 +137,7 @@ class OmniStream:
             end_s=held[-1].end_s if held else None,
         )
 
-    # -- chunks ------------------------------------------------------------------------------------
-    # -------------
+    # -- chunks
 
     def push(self, chunk: Chunk) -> None:
         """Encode, prune within modalities and prefill one chunk, all its turns at once."""
@@ -212,8 +212,7 @@ class OmniStream:
             seen_from=segment.seen_from if done else (past[0].chunk if past else segment.chunk),
         )
 
-    # -- depth -------------------------------------------------------------------------------------
-    # -------------
+    # -- depth
 
     def set_depth(self, depth: int) -> None:
         """Ask for another depth. To 0 it is served at once; otherwise ``background_steps`` gets
@@ -266,7 +265,6 @@ class OmniStream:
             self.set_depth(self._depth - 1)
 
     # -- questions
-    # ----------------------------------------------------------------------------------------------
 
     def ask(
         self,
@@ -277,7 +275,7 @@ class OmniStream:
     ) -> Iterator[Delta | Answer]:
         """Pieces of text, then one `Answer`; ``ask_steps`` without the turns between."""
         for event in self.ask_steps(query, pruning, decode, open_chunk):
-            if event is not None:
+            if not isinstance(event, Step):
                 yield event
 
     def ask_steps(
@@ -288,7 +286,7 @@ class OmniStream:
         open_chunk: Chunk | None = None,
         cancelled: Callable[[], bool] = lambda: False,
     ) -> Turns:
-        """Turns of an answer: None where only work was done, `Delta` for text, one `Answer` at the
+        """Turns of an answer: a `Step` where only work was done, `Delta` for text, one `Answer` at the
         end.
 
         ``open_chunk`` is the part of the current chunk that exists; it is used by this answer
@@ -301,11 +299,11 @@ class OmniStream:
         self._check_question(query, decode)
         held = self._cache.snapshot()
         provisional = None
-        if open_chunk is not None and self._config.stream.open_chunk == "include":
+        if open_chunk is not None and self._joins(open_chunk):
             encoded = self._model.encode(open_chunk, self._carry, self._encode_settings)
-            yield None
+            yield Step.PREFILL
             if encoded.tokens.count:
-                provisional = yield from self._extended(open_chunk, encoded, held)
+                provisional = yield from _as_steps(self._extended(open_chunk, encoded, held))
         segments = (*held, provisional) if provisional is not None else held
         if not segments:
             raise NothingHeld(
@@ -319,7 +317,7 @@ class OmniStream:
             segments=segments,
             provisional=provisional is not None,
             query=query,
-            history=self._history(query.session, decode),
+            history=self._conversations.of(query.session),
             pruning=pruning or self._config.pruning,
             decode=decode,
             depth=self._depth,
@@ -335,8 +333,14 @@ class OmniStream:
         finally:
             self._forks.pop(ticket, None)
             run.free()
-        if run.answer is not None and run.answer.finish != "cancelled" and query.session:
-            self._remember(query.session, Turn(query.text, run.answer.text, run.answer.asked_at_s))
+        if run.answer is not None and run.answer.finish != "cancelled":
+            turn = Turn(query.text, run.answer.text, run.answer.asked_at_s)
+            self._conversations.remember(query.session, turn)
+
+    def _joins(self, open_chunk: Chunk) -> bool:
+        """Whether the open chunk follows what is held; one behind unfinished ingest would fake a gap."""
+        follows = open_chunk.index == self._carry.next_chunk or not self._cache.snapshot()
+        return follows and self._config.stream.open_chunk == "include"
 
     def _check_question(self, query: Query, decode: DecodeConfig) -> None:
         if not query.text.strip():
@@ -383,31 +387,6 @@ class OmniStream:
         return slots
 
     # -- memory of conversations, and forgetting
-    # ----------------------------------------------------------------
-
-    def _history(self, session: str, decode: DecodeConfig) -> tuple[Turn, ...]:
-        """The newest turns of ``session`` that fit its budget, oldest first."""
-        left = self._config.stream.history_tokens
-        turns: list[Turn] = []
-        for turn in reversed(self._sessions.get(session, []) if session else []):
-            left -= self._template.turn_tokens(turn)
-            if left < 0:
-                break
-            turns.append(turn)
-        return tuple(reversed(turns))
-
-    def _remember(self, session: str, turn: Turn) -> None:
-        turns = self._sessions.setdefault(session, [])
-        turns.append(turn)
-        self._sessions.move_to_end(session)
-        while (
-            turns
-            and sum(self._template.turn_tokens(t) for t in turns)
-            > self._config.stream.history_tokens
-        ):
-            turns.pop(0)
-        while len(self._sessions) > self._config.stream.sessions:
-            self._sessions.popitem(last=False)
 
     def forget(self, last_s: float | None = None) -> int:
         """Remove the last seconds (None: everything) from trunk and history; returns how many
@@ -426,12 +405,7 @@ class OmniStream:
         # The next chunk must not be compared with a forgotten picture or levelled by a forgotten
         # sound.
         self._carry = EncodeCarry(epoch=carry.epoch, window=carry.window)
-        for session in list(self._sessions):
-            turns = [t for t in self._sessions[session] if t.asked_at_s <= since]
-            if turns:
-                self._sessions[session] = turns
-            else:
-                del self._sessions[session]
+        self._conversations.forget(since)
         return len(held) - len(kept)
 
     def coverage(self) -> Coverage | None:
@@ -445,3 +419,14 @@ def _bare(segment: Segment, none: torch.Tensor) -> Segment:
     return replace(
         segment, keys=none, values=none, hidden=segment.tokens.embeds, seen_from=segment.chunk
     )
+
+
+def _as_steps(turns: Generator[None, None, Segment]) -> Generator[Step, None, Segment]:
+    """Turns of an ingest as turns of a question's prefill."""
+    while True:
+        try:
+            next(turns)
+        except StopIteration as done:
+            segment: Segment = done.value
+            return segment
+        yield Step.PREFILL

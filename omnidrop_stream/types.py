@@ -142,6 +142,13 @@ class Query:
     """Follow-ups of one session see its bounded history; the empty session has none."""
 
 
+class Step(enum.Enum):
+    """What a turn of an answer did when there is no text to hand over."""
+
+    PREFILL = "prefill"
+    DECODE = "decode"
+
+
 @dataclass(frozen=True, slots=True)
 class Delta:
     """A piece of an answer's text, in order of ``seq``."""

@@ -96,3 +96,61 @@ def special_ids(tokenizer: Qwen2Tokenizer) -> dict[str, int]:
     """Ids of the special tokens and of "user"."""
     ids = {t: int(tokenizer.convert_tokens_to_ids(t)) for t in SPECIAL_TOKENS}
     return ids | {"user": int(tokenizer.convert_tokens_to_ids("user"))}
+
+
+_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
+    "{% if message['content'] is string %}{{ message['content'] }}"
+    "{% else %}{% for part in message['content'] %}"
+    "{% if part['type'] == 'text' %}{{ part['text'] }}"
+    "{% elif part['type'] == 'audio' %}<|audio_bos|><|AUDIO|><|audio_eos|>"
+    "{% elif part['type'] == 'image' %}<|vision_bos|><|IMAGE|><|vision_eos|>"
+    "{% elif part['type'] == 'video' %}<|vision_bos|><|VIDEO|><|vision_eos|>"
+    "{% endif %}{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def save_checkpoint(
+    thinker: Qwen2_5OmniThinkerForConditionalGeneration,
+    tokenizer: Qwen2Tokenizer,
+    folder: Path,
+    frame: int,
+) -> None:
+    """Write what stock `from_pretrained` reads: weights, configurations, tokenizer, preprocessor, chat template.
+
+    frame: side in pixels of the square pictures the model was trained on.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    end, pad = (int(tokenizer.convert_tokens_to_ids(t)) for t in ("<|im_end|>", "<|endoftext|>"))
+    thinker.generation_config = GenerationConfig(
+        eos_token_id=[end, pad], pad_token_id=pad, do_sample=False, max_new_tokens=8
+    )
+    thinker.save_pretrained(folder, max_shard_size="12MB")
+    tokenizer.chat_template = _TEMPLATE
+    tokenizer.save_pretrained(folder)
+    vision = thinker.config.vision_config
+    settings = {
+        "processor_class": "Qwen2_5OmniProcessor",
+        "image_processor_type": "Qwen2VLImageProcessor",
+        "feature_extractor_type": "WhisperFeatureExtractor",
+        "min_pixels": frame * frame,
+        "max_pixels": frame * frame,
+        "patch_size": vision.patch_size,
+        "merge_size": vision.spatial_merge_size,
+        "temporal_patch_size": vision.temporal_patch_size,
+        "image_mean": [0.48145466, 0.4578275, 0.40821073],
+        "image_std": [0.26862954, 0.26130258, 0.27577711],
+        "feature_size": 128,
+        "sampling_rate": 16000,
+        "hop_length": 160,
+        "n_fft": 400,
+        "chunk_length": 300,
+        "n_samples": 4800000,
+        "nb_max_frames": 30000,
+        "dither": 0.0,
+        "padding_side": "left",
+        "padding_value": 0.0,
+        "return_attention_mask": True,
+    }
+    (folder / "preprocessor_config.json").write_text(json.dumps(settings, indent=2) + "\n")

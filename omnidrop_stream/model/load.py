@@ -9,7 +9,7 @@ import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from huggingface_hub import snapshot_download
@@ -18,7 +18,6 @@ from safetensors import SafetensorError, safe_open
 from transformers import AutoTokenizer, Qwen2_5OmniThinkerForConditionalGeneration
 from transformers.utils import logging as hf_logging
 
-from omnidrop_stream.config import ModelConfig
 from omnidrop_stream.errors import ConfigError, MissingDependency, ModelMismatch, ModelNotFound
 from omnidrop_stream.model.base import ModelSpec
 from omnidrop_stream.model.pixels import CLIP_MEAN, CLIP_STD, PixelSettings
@@ -29,6 +28,26 @@ EMBEDDED = Path(__file__).parent.parent / "world" / "weights"
 PAPER_FRAME_TOKENS = 144
 WANTED = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.txt", "*.jinja")
 Progress = Callable[[str], None]
+
+
+class ModelSettings(Protocol):
+    """What to load and how it runs; ``config.ModelConfig`` has these."""
+
+    @property
+    def model(self) -> str:
+        """Hub id, folder, or ``embedded``."""
+
+    @property
+    def dtype(self) -> str:
+        """``auto``, ``bf16`` or ``fp32``."""
+
+    @property
+    def device(self) -> str:
+        """``auto``, ``cpu`` or ``cuda[:n]``."""
+
+    @property
+    def attention(self) -> str:
+        """``auto``, ``sdpa`` or ``flash``."""
 
 
 def _quiet(_: str) -> None:
@@ -108,7 +127,7 @@ def checkpoint_folder(model: str, progress: Progress = _quiet) -> Path:
         ) from None
 
 
-def load_model(config: ModelConfig, progress: Progress = _quiet) -> QwenOmni:
+def load_model(config: ModelSettings, progress: Progress = _quiet) -> QwenOmni:
     """Load the thinker of any Qwen2.5-Omni checkpoint (whole omni model or thinker alone).
 
     Raises ModelNotFound, ModelMismatch (another class, damaged or missing shards), ConfigError
@@ -132,7 +151,7 @@ def load_model(config: ModelConfig, progress: Progress = _quiet) -> QwenOmni:
     )
 
 
-def random_model(name: str, shape: Shape, config: ModelConfig, seed: int = 0) -> QwenOmni:
+def random_model(name: str, shape: Shape, config: ModelSettings, seed: int = 0) -> QwenOmni:
     """A model of the given shape with random values on the configured device: real cost,
     meaningless words.
     """

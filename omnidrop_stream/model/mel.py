@@ -74,7 +74,7 @@ def chunk_mel(
     carry: MelCarry,
     n_mels: int = 128,
 ) -> tuple[torch.Tensor, MelCarry]:
-    """Features f32 [n_mels, frames] of one chunk and the next one's carry; changes nothing given."""
+    """Features f32 [n_mels, frames] of one chunk and the next one's carry; mutates nothing."""
     raw = log10_mel(audio, left, right, n_mels)
     if raw.shape[1] == 0:
         return raw, carry

@@ -1,0 +1,55 @@
+# Two commands do everything on a fresh machine, set-up included:
+#   make demo    the main job on a picture with sound that is made on the spot
+#   make test    lint, types and tests
+# A plain install (demo) needs git, make, python3 >= 3.11 and python3-venv; tests also install Debian packages.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check
+
+.PHONY: demo test lint types pytest venv clean
+.NOTPARALLEL:
+
+demo: $(VENV)/.stamp-plain
+	@$(BIN)/omnidrop demo
+
+test: lint types pytest
+
+lint: $(VENV)/.stamp-dev
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+types: $(VENV)/.stamp-dev
+	@$(BIN)/mypy
+
+# The last line printed is pytest's own. The components (broker, RTSP server, sound server) come from the system.
+pytest: $(VENV)/.stamp-dev
+	@sh tests/tools/apt-packages
+	@$(BIN)/python -m pytest -q
+
+venv: $(VENV)/.stamp-dev
+
+# make runs a rule again when pyproject.toml is newer than its stamp; otherwise nothing is asked of the network.
+$(VENV)/.stamp-venv:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  echo "Python 3.11 or newer is needed; '$(PYTHON)' is missing or older. Install it (Debian: apt-get install python3)" >&2; \
+	  echo "or name one: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	  echo "Python's venv module is missing. Install it (Debian, Ubuntu: apt-get install python3-venv)." >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.stamp-plain: pyproject.toml | $(VENV)/.stamp-venv
+	@echo "Installing into $(VENV) (about 1.5 GB; two minutes or so, once) ..." >&2
+	@$(PIP) -e .
+	@touch $@
+
+$(VENV)/.stamp-dev: pyproject.toml | $(VENV)/.stamp-venv
+	@echo "Installing into $(VENV), tests and tools included (about 1.5 GB; two minutes or so, once) ..." >&2
+	@$(PIP) -e '.[dev,mqtt,mic]'
+	@touch $(VENV)/.stamp-plain $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""What touches the world: sources, capture, the model thread, sessions."""

@@ -1,0 +1,80 @@
+"""What every source of pictures and sound looks like.
+
+One thread opens a source, iterates over it and closes it; nobody closes it from outside. Any thread
+may ``stop`` it: the iterator then ends after the item at hand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Protocol, Self
+
+from omnidrop_stream.types import Frame, Samples, StreamKind
+
+
+@dataclass(frozen=True, slots=True)
+class SourceInfo:
+    """What is known of a source once it is open. Sizes are of the pictures as shown (rotated)."""
+
+    name: str
+    """For people and logs: no password is in it."""
+    kind: StreamKind
+    width: int | None
+    height: int | None
+    fps: float | None
+    """The source's own average rate, not the model's."""
+    duration_s: float | None
+    """None: live, endless or not told."""
+    live: bool
+
+
+@dataclass(slots=True)
+class SourceStats:
+    """What went through and what went wrong; only the owning thread writes it."""
+
+    frames: int = 0
+    """Pictures handed on."""
+    samples: int = 0
+    decoded_frames: int = 0
+    corrupt_frames: int = 0
+    """Pictures that the decoder had to patch; they are used."""
+    decode_errors: int = 0
+    """Pieces that could not be decoded at all; they are missing."""
+    ended_at_s: float = 0.0
+    """How far the media reached."""
+
+    def truncated(self, info: SourceInfo) -> bool:
+        """Whether the media ended more than a second (and 2 %) before the promised length."""
+        promised_s = info.duration_s or 0.0
+        return promised_s - self.ended_at_s > max(1.0, 0.02 * promised_s)
+
+
+class Source(Protocol):
+    """A context manager; iterate over it for frames and samples in order of time."""
+
+    @property
+    def info(self) -> SourceInfo:
+        """Known inside the ``with`` block."""
+        ...
+
+    @property
+    def stats(self) -> SourceStats:
+        """Counts so far."""
+        ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
+
+    def __iter__(self) -> Iterator[Frame | Samples]: ...
+
+    def stop(self) -> None:
+        """Ask the iterator to end; safe from any thread, and at any time."""
+        ...
