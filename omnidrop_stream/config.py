@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, get_args
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from omnidrop_stream.errors import ConfigError
+from omnidrop_stream.errors import ConfigError, QuestionError
 from omnidrop_stream.types import StreamKind
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -41,6 +41,15 @@ class ScheduleConfig(_Section):
     p_final: Annotated[float, Field(ge=0.0, le=0.95)] = 0.2
     t_mid: Fraction = 0.5
     beta: Annotated[float, Field(gt=0.0, le=200.0)] = 20.0
+
+    @model_validator(mode="after")
+    def _rising(self) -> ScheduleConfig:
+        if self.p_init > self.p_final:
+            raise ValueError(
+                f"p_init = {self.p_init:g} is above p_final = {self.p_final:g}; a schedule never "
+                "falls with depth: lower p_init or raise p_final"
+            )
+        return self
 
 
 class PruningConfig(_Section):
@@ -116,6 +125,20 @@ class DecodeConfig(_Section):
     top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
     seed: int = 0
 
+    def check_question(self, text: str) -> None:
+        """Raise QuestionError for a question that is empty, too long or no text."""
+        if not text.strip():
+            raise QuestionError("the question is empty; give at least one word")
+        if len(text) > self.question_chars:
+            raise QuestionError(
+                f"the question has {len(text)} characters; allowed: {self.question_chars}; "
+                "shorten it or raise decode.question_chars"
+            )
+        if any("\ud800" <= letter <= "\udfff" for letter in text):
+            raise QuestionError(
+                "the question is no valid text: some of its bytes are not UTF-8; type it again"
+            )
+
 
 class Config(_Section):
     """Everything together, as a file under ``configs/`` gives it."""
@@ -149,7 +172,8 @@ def explain(error: ValidationError, model: type[BaseModel], origin: str) -> Conf
             hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(known)}."
             lines.append(f"{key} is no setting; {hint}")
         else:
-            lines.append(f"{key or 'settings'} = {item['input']!r} is not allowed: {item['msg']}.")
+            reason = item["msg"].removeprefix("Value error, ")
+            lines.append(f"{key or 'settings'} = {item['input']!r} is not allowed: {reason}.")
     return ConfigError(f"{origin}: " + " ".join(lines))
 
 

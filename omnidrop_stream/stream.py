@@ -18,7 +18,7 @@ from omnidrop_stream.answer import AnswerRun
 from omnidrop_stream.cache import Budget, Segment, TokenCache, slots_of
 from omnidrop_stream.config import Config, DecodeConfig, PruningConfig
 from omnidrop_stream.conversations import Conversations
-from omnidrop_stream.errors import Busy, ConfigError, NothingHeld, QuestionError
+from omnidrop_stream.errors import Busy, ConfigError, NothingHeld
 from omnidrop_stream.evidence import coverage_of
 from omnidrop_stream.model.base import OmniModel, Prompt, States
 from omnidrop_stream.model.template import ChatTemplate, Turn
@@ -94,6 +94,7 @@ class OmniStream:
         )
         self._forks: dict[int, int] = {}
         self._fork_number = 0
+        self._generation = 0
         self._pushed = 0
         self._dropped = 0
         self._last_push_s = 0.0
@@ -114,6 +115,11 @@ class OmniStream:
     def depth(self) -> int:
         """Decoder layers that a chunk passes on arrival, as served now."""
         return self._depth
+
+    @property
+    def depth_pending(self) -> bool:
+        """Whether ``background_steps`` has something to do."""
+        return self._wanted_depth != self._depth
 
     def snapshot(self) -> tuple[Segment, ...]:
         """The segments held now; free, immutable, undisturbed by later pushes."""
@@ -148,7 +154,7 @@ class OmniStream:
         """The same in turns. The trunk changes once, at the last one; an abandoned push leaves it
         as it was.
         """
-        started = self._clock()
+        started, generation = self._clock(), self._generation
         encoded = self._model.encode(chunk, self._carry, self._encode_settings)
         yield
         spec = self._model.spec
@@ -156,6 +162,12 @@ class OmniStream:
         size = encoded.tokens.count * per_token * encoded.tokens.embeds.element_size()
         self._cache.make_room(encoded.tokens.count, size, 2, encoded.window)
         segment = yield from self._extended(chunk, encoded, self._cache.snapshot())
+        while segment.depth != self._depth and generation == self._generation:
+            # The depth changed between two turns; the trunk is uniform, so do it again.
+            segment = yield from self._extended(chunk, encoded, self._cache.snapshot())
+        if generation != self._generation:
+            self.note_gap(Gap(chunk.start_s, chunk.end_s, "forgotten"))
+            return
         self._cache.append(segment)
         self._carry = encoded.carry
         self._pushed += 1
@@ -240,7 +252,8 @@ class OmniStream:
         deeper = wanted > self._depth
         none = self._prompt.keys[:0, :, :0]
         done: dict[int, Segment] = {}
-        while wanted == self._wanted_depth and wanted != self._depth:
+        generation = self._generation
+        while wanted == self._wanted_depth != self._depth and generation == self._generation:
             held = self._cache.snapshot()
             todo = next((s for s in held if s.chunk not in done), None)
             if todo is None:
@@ -286,8 +299,7 @@ class OmniStream:
         open_chunk: Chunk | None = None,
         cancelled: Callable[[], bool] = lambda: False,
     ) -> Turns:
-        """Turns of an answer: a `Step` where only work was done, `Delta` for text, one `Answer` at the
-        end.
+        """Turns of an answer: a `Step` where only work was done, `Delta` for text, one `Answer` last.
 
         ``open_chunk`` is the part of the current chunk that exists; it is used by this answer
         alone. ``cancelled`` is looked at between turns. The question is checked at the first turn:
@@ -296,7 +308,7 @@ class OmniStream:
         query = Query(query) if isinstance(query, str) else query
         decode = decode or self._config.decode
         started = self._clock()
-        self._check_question(query, decode)
+        decode.check_question(query.text)
         held = self._cache.snapshot()
         provisional = None
         if open_chunk is not None and self._joins(open_chunk):
@@ -338,18 +350,9 @@ class OmniStream:
             self._conversations.remember(query.session, turn)
 
     def _joins(self, open_chunk: Chunk) -> bool:
-        """Whether the open chunk follows what is held; one behind unfinished ingest would fake a gap."""
+        """Whether the open chunk follows what is held; behind unfinished ingest it would not."""
         follows = open_chunk.index == self._carry.next_chunk or not self._cache.snapshot()
         return follows and self._config.stream.open_chunk == "include"
-
-    def _check_question(self, query: Query, decode: DecodeConfig) -> None:
-        if not query.text.strip():
-            raise QuestionError("the question is empty; give at least one word")
-        if len(query.text) > decode.question_chars:
-            raise QuestionError(
-                f"the question has {len(query.text)} characters; allowed: {decode.question_chars}; "
-                "shorten it or raise decode.question_chars"
-            )
 
     def control_tokens_in(self, text: str) -> list[str]:
         """The model's control tokens spelt out in ``text``; they are read as plain characters."""
@@ -359,9 +362,9 @@ class OmniStream:
         limit, used = self._config.stream.fork_bytes, sum(self._forks.values())
         if used + nbytes > limit:
             raise Busy(
-                f"answers in progress hold {used / 2**20:.0f} MiB and this one needs "
-                f"{nbytes / 2**20:.0f} MiB; "
-                f"stream.fork_bytes allows {limit / 2**20:.0f} MiB; ask again when another answer "
+                f"answers in progress hold {used / 2**20:.1f} MiB and this one needs "
+                f"{nbytes / 2**20:.1f} MiB; "
+                f"stream.fork_bytes allows {limit / 2**20:.1f} MiB; ask again when another answer "
                 "has ended"
             )
         self._fork_number += 1
@@ -401,6 +404,7 @@ class OmniStream:
         if len(kept) < len(held):
             self.note_gap(Gap(held[len(kept)].start_s, end, "forgotten"))
         self._cache.replace(kept)
+        self._generation += 1  # whatever is between two turns now may have seen it
         carry = self._carry
         # The next chunk must not be compared with a forgotten picture or levelled by a forgotten
         # sound.

@@ -10,9 +10,12 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
+
+if TYPE_CHECKING:  # a client that only reads settings or names a mistake does not wait for torch
+    import torch
 
 CHUNK_SECONDS = 2.0
 """Length of a chunk: the audio tower's quantum (200 mel frames)."""
