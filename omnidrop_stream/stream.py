@@ -16,14 +16,14 @@ import torch
 
 from omnidrop_stream.answer import AnswerRun
 from omnidrop_stream.cache import Budget, Segment, TokenCache, slots_of
-from omnidrop_stream.config import Config, DecodeConfig, PruningConfig
+from omnidrop_stream.config import Config, DecodeConfig, DepthName, PruningConfig
 from omnidrop_stream.conversations import Conversations
 from omnidrop_stream.errors import Busy, ConfigError, NothingHeld
 from omnidrop_stream.evidence import coverage_of
 from omnidrop_stream.model.base import OmniModel, Prompt, States
 from omnidrop_stream.model.template import ChatTemplate, Turn
 from omnidrop_stream.model.towers import EncodeCarry, Encoded, EncodeSettings, IntraSettings
-from omnidrop_stream.plan import nominal_r0, resolve_depth
+from omnidrop_stream.plan import nominal_r0, resolve_depth, schedule_for
 from omnidrop_stream.types import Answer, Chunk, Coverage, Delta, Gap, Query, Step
 
 MAX_LEDGER = 1024
@@ -242,6 +242,16 @@ class OmniStream:
             self._cache.replace(tuple(_bare(s, none) for s in held))
             self._depth = 0
 
+    def layers_of(self, depth: int | DepthName) -> int:
+        """A depth by name as a number of layers; raises ConfigError where it is not allowed."""
+        stream = self._config.stream.model_copy(update={"prefill_depth": depth})
+        config, layers = self._config, self._model.spec.n_layers
+        return resolve_depth(stream, config.intra, config.pruning, layers, self._frame_tokens)
+
+    def check_reachable(self, pruning: PruningConfig) -> None:
+        """Raise ConfigError, with what is reachable, where this model cannot prune like that."""
+        schedule_for(pruning, self._model.spec.n_layers, self._nominal)
+
     def background_steps(self) -> Generator[None, None, None]:
         """Turns that bring the held segments to the wanted depth, oldest first; until the last, the
         old depth serves.
@@ -299,7 +309,7 @@ class OmniStream:
         open_chunk: Chunk | None = None,
         cancelled: Callable[[], bool] = lambda: False,
     ) -> Turns:
-        """Turns of an answer: a `Step` where only work was done, `Delta` for text, one `Answer` last.
+        """Turns of an answer: `Step` where only work was done, `Delta` for text, one `Answer` last.
 
         ``open_chunk`` is the part of the current chunk that exists; it is used by this answer
         alone. ``cancelled`` is looked at between turns. The question is checked at the first turn:

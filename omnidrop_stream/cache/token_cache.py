@@ -30,6 +30,10 @@ class Budget:
     bytes: int | None = None
     max_slots: int | None = None
 
+    def __str__(self) -> str:
+        size = "" if self.bytes is None else f" in {self.bytes} bytes"
+        return f"{self.tokens} tokens{size}"
+
 
 class TokenCache:
     """Segments of one stream, oldest first. Counted before appending, so the budget is never
@@ -83,9 +87,8 @@ class TokenCache:
                 held = sum(s.count for s in self._segments if s.window == window)
                 raise ConfigError(
                     f"the budget is smaller than one window: {self._budget} cannot hold a window "
-                    "of two chunks with "
-                    f"{held + tokens} tokens so far; raise budget_tokens or budget_bytes, or "
-                    "lower frame_tokens"
+                    f"of two chunks with {held + tokens} tokens so far; raise budget_tokens "
+                    "(--budget-tokens) or budget_bytes, or lower frame_tokens"
                 )
             gone = {id(s) for s in leaving}
             self._segments = tuple(s for s in self._segments if id(s) not in gone)

@@ -14,20 +14,30 @@ def causal_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch
     Row i sees keys 0 .. N - n + i (bottom-right causal); H is a multiple of H_kv.
     """
     rows, keys = q.shape[1], k.shape[1]
+    past = keys - rows
+    if rows == 1 or past > rows:
+        return _few_rows(q, k, v)
     groups = q.shape[0] // k.shape[0]
     if groups > 1:
         k = k.repeat_interleave(groups, dim=0)
         v = v.repeat_interleave(groups, dim=0)
-    q, k, v = q[None], k[None], v[None]
-    if rows == 1:
-        return F.scaled_dot_product_attention(q, k, v)[0]
-    past = keys - rows
-    if past == 0:
-        return F.scaled_dot_product_attention(q, k, v, is_causal=True)[0]
-    if past <= rows:
-        # A few rows of zeros in front make the square that the causal kernels want; their results
-        # are dropped.
-        padded = F.pad(q, (0, 0, past, 0))
-        return F.scaled_dot_product_attention(padded, k, v, is_causal=True)[0, :, past:]
-    mask = torch.ones(rows, keys, dtype=torch.bool, device=q.device).tril(past)
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)[0]
+    # A few rows of zeros in front make the square that the causal kernels want; their results are
+    # dropped.
+    padded = F.pad(q, (0, 0, past, 0)) if past else q
+    out = F.scaled_dot_product_attention(padded[None], k[None], v[None], is_causal=True)
+    return out[0, :, past:]
+
+
+def _few_rows(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    """The same for a few rows over many keys: heads that share a key head become more rows of it,
+    so keys and values are never repeated.
+    """
+    heads, rows, width = q.shape
+    shared, keys, _ = k.shape
+    mask = None
+    if rows > 1:
+        mask = torch.ones(rows, keys, dtype=torch.bool, device=q.device).tril(keys - rows)
+        mask = mask.repeat(heads // shared, 1)
+    grouped = q.reshape(1, shared, -1, width)
+    out = F.scaled_dot_product_attention(grouped, k[None], v[None], attn_mask=mask)
+    return out.reshape(heads, rows, width)

@@ -6,11 +6,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from tokenizers import normalizers as text_normalizers
 from transformers import (
+    GenerationConfig,
     Qwen2_5OmniThinkerConfig,
     Qwen2_5OmniThinkerForConditionalGeneration,
     Qwen2Tokenizer,
@@ -117,7 +119,8 @@ def save_checkpoint(
     folder: Path,
     frame: int,
 ) -> None:
-    """Write what stock `from_pretrained` reads: weights, configurations, tokenizer, preprocessor, chat template.
+    """Write what stock `from_pretrained` reads: weights, configurations, tokenizer, preprocessor,
+    chat template.
 
     frame: side in pixels of the square pictures the model was trained on.
     """

@@ -74,14 +74,21 @@ class Trunk:
         """Rotated keys and values [H_kv, P, hd] of the prompt."""
         return rotate(self.prompt.keys[layer], self.prompt_angles), self.prompt.values[layer]
 
-    def block_layer(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Rotated keys and values [H_kv, N, hd] of the block, for layers below its depth."""
+    def block_layer(
+        self, layer: int, visible: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Rotated keys and values [H_kv, N, hd] of the block (or of its ``visible`` tokens), for
+        layers below its depth.
+        """
         if not self.segments:
             empty = self.prompt.keys[layer][:, :0]
             return empty, empty
         keys = torch.cat([s.keys[layer] for s in self.segments], dim=1)
         values = torch.cat([s.values[layer] for s in self.segments], dim=1)
-        return rotate(keys, self.block_angles), values
+        if visible is None or visible.shape[0] == keys.shape[1]:
+            return rotate(keys, self.block_angles), values
+        cos, sin = self.block_angles
+        return rotate(keys[:, visible], (cos[visible], sin[visible])), values[:, visible]
 
 
 class PrunedPrefill:
@@ -151,9 +158,9 @@ class PrunedPrefill:
         past_keys, past_values = self._trunk.prompt_layer(layer)
         if layer < self._question.depth:
             rows, angles = self._text, self._text_angles
-            block_keys, block_values = self._trunk.block_layer(layer)
-            past_keys = torch.cat([past_keys, block_keys[:, self._visible]], dim=1)
-            past_values = torch.cat([past_values, block_values[:, self._visible]], dim=1)
+            block_keys, block_values = self._trunk.block_layer(layer, self._visible)
+            past_keys = torch.cat([past_keys, block_keys], dim=1)
+            past_values = torch.cat([past_values, block_values], dim=1)
         else:
             rows = torch.cat([self._entering_block(), self._text])
             cos, sin = self._trunk.block_angles

@@ -16,6 +16,7 @@ import torch
 import yaml
 from transformers import AddedToken, Qwen2_5OmniThinkerConfig, Qwen2Tokenizer
 from transformers.convert_slow_tokenizer import bytes_to_unicode
+from transformers.utils import logging as hf_logging
 
 from omnidrop_stream.errors import ConfigError
 from omnidrop_stream.model.build import SPECIAL_TOKENS, build_thinker, thinker_config
@@ -176,6 +177,7 @@ def write_checkpoint(folder: Path, shape: Shape, seed: int = 0, full_omni: bool 
         int(tokenizer.convert_tokens_to_ids(t)) for t in ("<|im_end|>", "<|endoftext|>")
     ]
     folder.mkdir(parents=True, exist_ok=True)
+    hf_logging.disable_progress_bar()
     thinker.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     edge = int(shape.vision["patch_size"]) * int(shape.vision["spatial_merge_size"])

@@ -1,0 +1,70 @@
+"""`ModelHost`: one model on one thread, for any number of sessions."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from omnidrop_stream.config import ModelConfig
+from runtime.models import load as load_named
+from runtime.stats import Stats
+from runtime.worker import JOIN_S, ModelWorker
+
+if TYPE_CHECKING:  # torch comes with the model, on its thread
+    from omnidrop_stream.model.base import OmniModel
+
+LOADING_JOIN_S = 0.1
+
+
+class ModelHost:
+    """Loads the model on the model thread and keeps that thread; an async context manager.
+
+    Entering returns at once; the model loads meanwhile (``await model()``).
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig | None = None,
+        load: Callable[[], OmniModel] | None = None,
+        stats: Stats | None = None,
+    ) -> None:
+        """load: makes the model instead of the configured checkpoint (tests, random weights)."""
+        settings = config or ModelConfig()
+        self._load: Callable[[], OmniModel] = load or (lambda: load_named(settings))
+        self.stats = stats or Stats()
+        self.worker = ModelWorker(self.stats)
+        self._loading: asyncio.Future[OmniModel] | None = None
+
+    @property
+    def loaded(self) -> bool:
+        """Whether the model is there."""
+        loading = self._loading
+        return loading is not None and loading.done() and not loading.cancelled()
+
+    async def model(self) -> OmniModel:
+        """The model, once loaded; raises what the loading raised."""
+        if self._loading is None:
+            raise RuntimeError("use `async with` before asking for the model")
+        return await asyncio.shield(self._loading)
+
+    async def __aenter__(self) -> Self:
+        """Start the thread and the loading."""
+        self.worker.start()
+        self._loading = asyncio.wrap_future(self.worker.call(self._load))
+        # A failed load is reported by whoever awaits it; if nobody does, that is no warning.
+        self._loading.add_done_callback(lambda f: f.cancelled() or f.exception())
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Cancel what runs and end the thread (a load in progress is left to the daemon thread)."""
+        wait_s = JOIN_S if self.loaded else LOADING_JOIN_S
+        ended = await asyncio.to_thread(self.worker.close, wait_s)
+        if not ended:
+            self.stats.count("worker.not_ended")

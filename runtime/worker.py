@@ -1,0 +1,256 @@
+"""The model thread: owns the model, its streams and their caches, and advances jobs turn by turn.
+
+Everything that touches torch runs here, so nothing needs a lock. A job is a generator; one turn is
+one ``next()``. `runtime.turns.choose` decides whose turn it is. Other threads hand jobs over and
+get events back through call-backs, which must only pass them on (`loop.call_soon_threadsafe`).
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Generator
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
+
+from omnidrop_stream.types import Delta, Step
+from runtime.stats import Stats
+from runtime.turns import Candidate, Kind, choose
+
+T = TypeVar("T")
+JOIN_S = 2.0
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """Work of the model thread. ``on_event`` and ``on_end`` are called on the model thread."""
+
+    name: str
+    kind: Kind
+    turns: Generator[Any, None, Any]
+    on_event: Callable[[Any], None]
+    on_end: Callable[[BaseException | None], None]
+    due: float = 0.0
+    last_turn: float = 0.0
+    cancelled: threading.Event = field(default_factory=threading.Event)
+
+
+class Feed(Protocol):
+    """A stream's chunks as the worker sees them: at most one in work, the rest waiting, bounded."""
+
+    def due(self) -> float | None:
+        """When the oldest waiting chunk was handed over (worker's clock), None where none waits."""
+
+    def take(self) -> Generator[Any, None, Any] | None:
+        """Turns of the next chunk's ingest; called on the model thread."""
+
+    def background(self) -> Generator[Any, None, Any] | None:
+        """Turns of work that may wait, None where there is none."""
+
+    def failed(self, error: BaseException) -> None:
+        """The ingest raised."""
+
+
+@dataclass(slots=True, eq=False)
+class _Lane:
+    """One feed's work in progress."""
+
+    feed: Feed
+    turns: Generator[Any, None, Any] | None = None
+    due: float = 0.0
+    last_turn: float = 0.0
+    background: Generator[Any, None, Any] | None = None
+
+
+class ModelWorker:
+    """One thread for one model. Start it, hand it feeds and jobs, close it."""
+
+    def __init__(
+        self, stats: Stats | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.stats = stats or Stats()
+        self._clock = clock
+        self._changed = threading.Condition()
+        self._jobs: list[Job] = []
+        self._lanes: list[_Lane] = []
+        self._calls: list[tuple[Callable[[], Any], Future[Any]]] = []
+        self._closing = False
+        self._thread = threading.Thread(target=self._run, name="omnidrop-model", daemon=True)
+        self.turns_taken = 0
+
+    # -- from any thread
+
+    def start(self) -> None:
+        """Start the thread; once."""
+        self._thread.start()
+
+    @property
+    def ident(self) -> int | None:
+        """The model thread's identity."""
+        return self._thread.ident
+
+    def wake(self) -> None:
+        """Something may have become due."""
+        with self._changed:
+            self._changed.notify()
+
+    def submit(self, job: Job) -> None:
+        """Hand a job over. After `close` it ends at once with a RuntimeError."""
+        with self._changed:
+            if not self._closing:
+                job.due = job.last_turn = self._clock()
+                self._jobs.append(job)
+                self._changed.notify()
+                return
+        job.on_end(RuntimeError("the model thread has been closed"))
+
+    def call(self, work: Callable[[], T]) -> Future[T]:
+        """Run a short function on the model thread, before anything else."""
+        future: Future[T] = Future()
+        with self._changed:
+            if self._closing:
+                future.set_exception(RuntimeError("the model thread has been closed"))
+            else:
+                self._calls.append((work, future))
+                self._changed.notify()
+        return future
+
+    def add_feed(self, feed: Feed) -> None:
+        """Begin to serve a stream's chunks."""
+        with self._changed:
+            self._lanes.append(_Lane(feed))
+            self._changed.notify()
+
+    def remove_feed(self, feed: Feed) -> None:
+        """Stop serving a stream; an ingest in progress is abandoned, the trunk stays as it was."""
+        with self._changed:
+            self._lanes = [lane for lane in self._lanes if lane.feed is not feed]
+            self._changed.notify()
+
+    def close(self, timeout_s: float = JOIN_S) -> bool:
+        """Cancel all jobs, end the thread; False if it did not end in time (a step still runs)."""
+        with self._changed:
+            self._closing = True
+            for job in self._jobs:
+                job.cancelled.set()
+            self._changed.notify()
+        if self._thread.is_alive():
+            self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    # -- the model thread
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                work = self._next_work()
+                while work is None and not self._closing:
+                    self._changed.wait()
+                    work = self._next_work()
+                if self._closing and not self._jobs and not self._calls:
+                    break
+            if work is None:
+                work = self._first_job
+            started = self._clock()
+            name = work()
+            self.turns_taken += 1
+            self.stats.event(name, "model", started)
+
+    def _next_work(self) -> Callable[[], str] | None:
+        """What to do next, decided under the lock; running it happens outside."""
+        if self._calls:
+            return self._one_call
+        if self._closing:
+            return self._first_job if self._jobs else None
+        found: list[tuple[Candidate, Callable[[], str]]] = []
+        for job in self._jobs:
+            candidate = Candidate(job.kind, job.due, job.last_turn)
+            found.append((candidate, lambda job=job: self._job_turn(job)))  # type: ignore[misc]
+        for lane in self._lanes:
+            found += self._lane_work(lane)
+        if not found:
+            return None
+        return found[choose([candidate for candidate, _ in found], self._clock())][1]
+
+    def _lane_work(self, lane: _Lane) -> list[tuple[Candidate, Callable[[], str]]]:
+        if lane.turns is not None:
+            candidate = Candidate(Kind.CHUNK, lane.due, lane.last_turn)
+            return [(candidate, lambda: self._lane_turn(lane))]
+        due = lane.feed.due()
+        if due is not None:
+            return [(Candidate(Kind.CHUNK, due, due), lambda: self._begin_chunk(lane, due))]
+        if lane.background is None:
+            lane.background = lane.feed.background()
+        if lane.background is not None:
+            return [(Candidate(Kind.BACKGROUND, 0.0, 0.0), lambda: self._background_turn(lane))]
+        return []
+
+    def _one_call(self) -> str:
+        with self._changed:
+            work, future = self._calls.pop(0)
+        if not future.set_running_or_notify_cancel():
+            return "call cancelled"
+        try:
+            result = work()
+        except BaseException as error:
+            future.set_exception(error)
+        else:
+            future.set_result(result)
+        return "call"
+
+    def _first_job(self) -> str:
+        return self._job_turn(self._jobs[0])
+
+    def _job_turn(self, job: Job) -> str:
+        kind = job.kind
+        try:
+            event = next(job.turns)
+        except StopIteration:
+            self._end(job, None)
+        except BaseException as error:
+            self._end(job, error)
+        else:
+            job.last_turn = self._clock()
+            if isinstance(event, Delta) or event is Step.DECODE:
+                job.kind = Kind.DECODE
+            if not isinstance(event, Step):
+                job.on_event(event)
+        return f"{job.name} {kind.name.lower()}"
+
+    def _end(self, job: Job, error: BaseException | None) -> None:
+        with self._changed:
+            self._jobs.remove(job)
+        job.on_end(error)
+
+    def _begin_chunk(self, lane: _Lane, due: float) -> str:
+        lane.turns = lane.feed.take()
+        lane.due, lane.last_turn = due, self._clock()
+        return self._lane_turn(lane) if lane.turns is not None else "chunk gone"
+
+    def _lane_turn(self, lane: _Lane) -> str:
+        turns = lane.turns
+        if turns is None:
+            return "chunk gone"
+        try:
+            next(turns)
+        except StopIteration:
+            lane.turns = None
+        except BaseException as error:
+            lane.turns = None
+            lane.feed.failed(error)
+        lane.last_turn = self._clock()
+        return "chunk"
+
+    def _background_turn(self, lane: _Lane) -> str:
+        turns = lane.background
+        if turns is None:
+            return "background gone"
+        try:
+            next(turns)
+        except StopIteration:
+            lane.background = None
+        except BaseException as error:
+            lane.background = None
+            lane.feed.failed(error)
+        return "background"
