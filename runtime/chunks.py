@@ -6,11 +6,14 @@ from collections.abc import Iterator
 
 from omnidrop_stream.chunker import Chunker
 from omnidrop_stream.types import Chunk
-from runtime.sources.base import Source
+from runtime.sources.base import Interruption, Source
 
 
 def chunks_of(source: Source, chunker: Chunker) -> Iterator[Chunk]:
     """Every chunk of an open source, the partial rest included."""
     for item in source:
-        yield from chunker.push(item)
+        if isinstance(item, Interruption):
+            yield from chunker.start_epoch(item.reason, item.at_s)
+        else:
+            yield from chunker.push(item)
     yield from chunker.flush()

@@ -14,10 +14,11 @@ _SCHEME = r"[A-Za-z][A-Za-z0-9+.\-]*"
 _URL = re.compile(rf"({_SCHEME}:/{{1,2}})(.*?)(?={_SCHEME}://|[\r\n]|\Z)")
 _BARE = re.compile(r"[^\s/@:]+:(?!//)\S+@(?=[\w.\[])")
 _QUERY = re.compile(
-    r"(?i)\b(pass(?:word|wd|phrase)?|pwd|secret|token|auth|(?:api|access)?[_-]?key|user(?:name)?|login)"
+    r"(?i)(?<![A-Za-z])(pass(?:word|wd|phrase)?|pwd|secret|token|auth|(?:api|access)?[_-]?key|user(?:name)?|login)"
     r"(\s*[=]\s*)[^\s&;,'\"]+"
 )
-_OPEN_END = re.compile(r"^[^\s/?#@:]*:(?!\d{1,5}(?:[/?#\s'\",)]|$))[^/?#]*")
+# A colon before a blank is a sentence's: "rtsp://cam: connection refused".
+_OPEN_END = re.compile(r"^[^\s/?#@:]*:(?!\s|\d{1,5}(?:[/?#\s'\",)]|:\s|$))[^/?#]*")
 
 
 def redact(text: object) -> str:

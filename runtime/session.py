@@ -11,7 +11,6 @@ import itertools
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Generator
-from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -22,10 +21,12 @@ from runtime.asking import kind_for, within_reach
 from runtime.capture import CaptureThread
 from runtime.feed import ChunkFeed
 from runtime.host import ModelHost
+from runtime.loop_delay import watch_loop
 from runtime.sources import open_source
 from runtime.sources.base import LiveSource, Source, SourceInfo
 from runtime.sources.pacing import Paced
 from runtime.stats import Stats
+from runtime.status import SessionStatus
 from runtime.turns import Kind
 from runtime.worker import Job
 
@@ -35,25 +36,6 @@ if TYPE_CHECKING:  # torch comes with the model, on its thread
 
 FIRST_CHUNK_WAIT_S = 15.0
 JOIN_S = 2.0
-
-
-@dataclass(frozen=True, slots=True)
-class SessionStatus:
-    """What a status line shows."""
-
-    state: str
-    """``loading``, ``connecting``, ``live``, ``offline``, ``paused``, ``ended`` or ``failed``."""
-    reason: str
-    stream_s: float
-    lag_s: float
-    """Age of the newest chunk that the trunk holds."""
-    tokens: int
-    budget_tokens: int
-    depth: int
-    ttft_ms: float | None
-    dropped: int
-    answers: int
-    muted: bool
 
 
 class StreamSession:
@@ -91,6 +73,7 @@ class StreamSession:
         self._pruning = self.config.pruning
         self._ttft_ms: float | None = None
         self._starting: asyncio.Task[None] | None = None
+        self._watching: asyncio.Task[None] | None = None
         self._begin = threading.Event()
         self.note = ""
         """What was settled differently from the settings, in a sentence; known with the model."""
@@ -120,6 +103,7 @@ class StreamSession:
         except BaseException:
             await self._close()
             raise
+        self._watching = self._loop.create_task(watch_loop(self.stats), name="watch-loop")
         self._starting = self._loop.create_task(self._start_stream(self._info), name="start-stream")
         return self
 
@@ -186,8 +170,9 @@ class StreamSession:
         self._feed.close()
         self._capture.stop()
         self.host.worker.remove_feed(self._feed)
-        if self._starting is not None:
-            self._starting.cancel()
+        for task in (self._starting, self._watching):
+            if task is not None:
+                task.cancel()
         if not await asyncio.to_thread(self._capture.join, JOIN_S):
             self.stats.count("capture.not_ended")
         if self._own_host:

@@ -7,6 +7,7 @@ hand-overs are also kept as events of a Chrome trace (chrome://tracing, Perfetto
 from __future__ import annotations
 
 import json
+import math
 import threading
 import time
 from collections import deque
@@ -94,7 +95,7 @@ def _summary(values: list[float]) -> dict[str, float]:
     return {
         "last": round(values[-1], 3),
         "median": round(median(ordered), 3),
-        "p95": round(ordered[int(0.95 * (len(ordered) - 1))], 3),
+        "p95": round(ordered[math.ceil(0.95 * len(ordered)) - 1], 3),
         "max": round(ordered[-1], 3),
         "n": len(values),
     }

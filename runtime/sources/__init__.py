@@ -9,11 +9,22 @@ from urllib.parse import unquote
 
 from omnidrop_stream.errors import UsageError
 from runtime.redact import redact
-from runtime.sources.base import Source, SourceInfo, SourceStats
+from runtime.sources.base import (
+    Interruption,
+    LiveSource,
+    Source,
+    SourceInfo,
+    SourceState,
+    SourceStats,
+)
 from runtime.sources.file import FileSource
+from runtime.sources.pacing import Paced
 from runtime.sources.picture import PictureSource
+from runtime.sources.rtsp import RtspSource
+from runtime.sources.world import WorldSource
 
-__all__ = ["SCHEMES", "FileSource", "PictureSource", "Source", "SourceInfo", "SourceStats"]
+__all__ = ["SCHEMES", "FileSource", "Interruption", "LiveSource", "Paced", "PictureSource"]
+__all__ += ["RtspSource", "Source", "SourceInfo", "SourceState", "SourceStats", "WorldSource"]
 __all__ += ["open_source"]
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+\-]+):")
@@ -25,8 +36,11 @@ def _file(rest: str, fps: float) -> Source:
 
 
 SCHEMES: dict[str, Callable[[str, float], Source]] = {
-    "demo": PictureSource.parse,
+    "demo": WorldSource.parse,
     "file": _file,
+    "picture": PictureSource.parse,
+    "rtsp": lambda rest, fps: RtspSource(f"rtsp:{rest}", fps=fps),
+    "rtsps": lambda rest, fps: RtspSource(f"rtsps:{rest}", fps=fps),
 }
 """Scheme -> factory (text after the colon, the model's pictures a second)."""
 

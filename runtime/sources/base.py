@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Protocol, Self, runtime_checkable
 
 from omnidrop_stream.types import Frame, Samples, StreamKind
 
@@ -42,6 +42,8 @@ class SourceStats:
     """Pictures that the decoder had to patch; they are used."""
     decode_errors: int = 0
     """Pieces that could not be decoded at all; they are missing."""
+    untimed: int = 0
+    """Pictures and sounds of a live source that came without a time; they are missing."""
     ended_at_s: float = 0.0
     """How far the media reached."""
 
@@ -51,8 +53,33 @@ class SourceStats:
         return promised_s - self.ended_at_s > max(1.0, 0.02 * promised_s)
 
 
+@dataclass(frozen=True, slots=True)
+class Interruption:
+    """The stream was interrupted; the next item starts a new epoch at source time ``at_s``."""
+
+    reason: str
+    at_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SourceState:
+    """How a live source is doing: ``connecting``, ``live`` or ``offline``, with a plain reason.
+
+    A new one replaces it as a whole, so any thread may read it.
+    """
+
+    name: str = "live"
+    reason: str = ""
+    """Empty while all is well; no password is in it."""
+    reconnects: int = 0
+    """How often the stream went on after an interruption."""
+
+
 class Source(Protocol):
-    """A context manager; iterate over it for frames and samples in order of time."""
+    """A context manager; iterate over it for frames and samples in order of time.
+
+    Live sources keep that order within each medium; between the media things come as they arrive.
+    """
 
     @property
     def info(self) -> SourceInfo:
@@ -73,8 +100,18 @@ class Source(Protocol):
         trace: TracebackType | None,
     ) -> None: ...
 
-    def __iter__(self) -> Iterator[Frame | Samples]: ...
+    def __iter__(self) -> Iterator[Frame | Samples | Interruption]: ...
 
     def stop(self) -> None:
         """Ask the iterator to end; safe from any thread, and at any time."""
+        ...
+
+
+@runtime_checkable
+class LiveSource(Protocol):
+    """A source that can be lost and found again."""
+
+    @property
+    def state(self) -> SourceState:
+        """How it is doing; safe from any thread."""
         ...

@@ -52,29 +52,47 @@ def _packets(
         yield packet
 
 
+class PictureDecoder:
+    """Packets of one stream in, frames with their times (the stream's clock) out.
+
+    A frame without a time is put after the one before it; ``live``: left out and counted.
+    """
+
+    def __init__(self, stream: av.VideoStream, stats: SourceStats, *, live: bool = False) -> None:
+        self._stats, self._live = stats, live
+        self._interval_s = float(1 / stream.average_rate) if stream.average_rate else 0.04
+        self._next_s, self._broken = 0.0, False
+
+    def push(self, packet: av.Packet[Any]) -> Iterator[Picture]:
+        """The frames that this packet completes."""
+        try:
+            frames = packet.decode()
+        except (av.error.FFmpegError, ValueError):
+            self._stats.decode_errors += 1
+            self._broken = True
+            return
+        for frame in frames:
+            if not isinstance(frame, av.VideoFrame):
+                continue
+            self._stats.decoded_frames += 1
+            self._stats.corrupt_frames += frame.is_corrupt
+            if frame.time is None and self._live:
+                self._stats.untimed += 1
+                continue
+            time_s = self._next_s if frame.time is None else frame.time
+            long_s = float(frame.duration * (frame.time_base or 0)) or self._interval_s
+            self._next_s = time_s + long_s
+            yield Picture(frame, time_s, long_s, self._broken)
+            self._broken = False
+
+
 def decoded_pictures(
     container: InputContainer, stream: av.VideoStream, stats: SourceStats
 ) -> Iterator[Picture]:
     """Every frame of a stream with its time in the file's clock."""
-    interval_s = float(1 / stream.average_rate) if stream.average_rate else 0.04
-    next_s, broken = 0.0, False
+    decoder = PictureDecoder(stream, stats)
     for packet in _packets(container, stream, stats):
-        try:
-            frames = packet.decode()
-        except (av.error.FFmpegError, ValueError):
-            stats.decode_errors += 1
-            broken = True
-            continue
-        for frame in frames:
-            if not isinstance(frame, av.VideoFrame):
-                continue
-            time_s = next_s if frame.time is None else frame.time
-            long_s = float(frame.duration * (frame.time_base or 0)) or interval_s
-            next_s = time_s + long_s
-            stats.decoded_frames += 1
-            stats.corrupt_frames += frame.is_corrupt
-            yield Picture(frame, time_s, long_s, broken)
-            broken = False
+        yield from decoder.push(packet)
 
 
 def thinned(pictures: Iterator[Picture], fps: float | None, zero_s: float) -> Iterator[Frame]:
@@ -84,7 +102,7 @@ def thinned(pictures: Iterator[Picture], fps: float | None, zero_s: float) -> It
     equally near the earlier. Slots between two frames far apart show the first again. After a jump
     of the file's clock the grid starts anew. fps None: every frame.
     """
-    to_rgb = _Rgb()
+    to_rgb = ToRgb()
     if fps is None:
         yield from (Frame(to_rgb(picture), picture.time_s - zero_s) for picture in pictures)
         return
@@ -96,8 +114,8 @@ def thinned(pictures: Iterator[Picture], fps: float | None, zero_s: float) -> It
             best, last, origin_s = picture, picture, picture.time_s
             continue
         if best is not None and last is not None:
-            slot = _slot(best.time_s - origin_s, fps)
-            new_slot = _slot(picture.time_s - origin_s, fps)
+            slot = slot_of(best.time_s - origin_s, fps)
+            new_slot = slot_of(picture.time_s - origin_s, fps)
             if new_slot == slot:
                 target_s = origin_s + slot / fps
                 nearer = abs(picture.time_s - target_s) < abs(best.time_s - target_s) - _NOISE_S
@@ -110,14 +128,15 @@ def thinned(pictures: Iterator[Picture], fps: float | None, zero_s: float) -> It
     if best is None or last is None:
         return
     # A frame just before a slot that the pictures do not reach any more is not that slot's.
-    slot, end_s = _slot(best.time_s - origin_s, fps), last.time_s + last.duration_s - origin_s
+    slot, end_s = slot_of(best.time_s - origin_s, fps), last.time_s + last.duration_s - origin_s
     if slot / fps < end_s - last.duration_s / 2:
         yield Frame(to_rgb(best), best.time_s - zero_s)
         stop = min(int(np.ceil((end_s - 1e-3) * fps)), slot + int(LONGEST_HOLD_S * fps))
         yield from _held(to_rgb(last), origin_s - zero_s, slot + 1, stop, fps)
 
 
-def _slot(at_s: float, fps: float) -> int:
+def slot_of(at_s: float, fps: float) -> int:
+    """The slot of the model's grid that is nearest; of two equally near the later."""
     return int(np.floor(at_s * fps + 0.5 + _NOISE_S))
 
 
@@ -126,41 +145,68 @@ def _held(image: np.ndarray, from_s: float, slot: int, stop: int, fps: float) ->
         yield Frame(image, from_s + number / fps)
 
 
-class _Rgb:
-    """Decoded frame -> u8 [H, W, 3], turned upright; one scaler for the whole file."""
+class ToRgb:
+    """Decoded frame -> u8 [H, W, 3], turned upright; one scaler for the whole source."""
 
     def __init__(self) -> None:
         self._reformatter = VideoReformatter()
 
     def __call__(self, picture: Picture) -> np.ndarray:
+        """The picture as shown."""
         image = self._reformatter.reformat(picture.frame, format="rgb24").to_ndarray()
         quarter_turns = round(picture.frame.rotation / 90) % 4
         return np.ascontiguousarray(np.rot90(image, quarter_turns))
 
 
-def decoded_sound(
-    container: InputContainer, stream: av.AudioStream, stats: SourceStats
-) -> Iterator[Samples]:
-    """A stream's sound at 16 kHz, the mean of its channels, with times in the file's clock."""
-    resampler, layout = None, ""
-    next_s = 0.0
-    for packet in _packets(container, stream, stats):
+class SoundDecoder:
+    """Packets of one stream in, its sound at 16 kHz (the mean of its channels) out, timed by the
+    stream's clock. Sound without a time goes after what was before; ``live``: left out and counted.
+    """
+
+    def __init__(self, stats: SourceStats, *, live: bool = False) -> None:
+        self._stats, self._live = stats, live
+        self._resampler: av.AudioResampler | None = None
+        self._layout = ""
+        self._next_s = 0.0
+
+    def push(self, packet: av.Packet[Any]) -> Iterator[Samples]:
+        """The sound that this packet completes."""
         try:
             frames = packet.decode()
         except (av.error.FFmpegError, ValueError):
-            stats.decode_errors += 1
-            continue
+            self._stats.decode_errors += 1
+            return
         for frame in frames:
             if not isinstance(frame, av.AudioFrame) or not frame.samples:
                 continue
+            if frame.time is None and self._live:
+                self._stats.untimed += 1
+                continue
             shape = f"{frame.format.name} {frame.layout.name} {frame.sample_rate}"
-            if resampler is None or shape != layout:
-                yield from _mono(resampler, None, next_s)
-                resampler, layout = av.AudioResampler(format="fltp", rate=SAMPLE_RATE), shape
-            for run in _mono(resampler, frame, next_s):
-                next_s = run.time_s + len(run.pcm) / SAMPLE_RATE
-                yield run
-    yield from _mono(resampler, None, next_s)
+            if self._resampler is None or shape != self._layout:
+                yield from self.rest()
+                self._resampler = av.AudioResampler(format="fltp", rate=SAMPLE_RATE)
+                self._layout = shape
+            yield from self._resampled(frame)
+
+    def rest(self) -> Iterator[Samples]:
+        """What the resampler still holds; nothing follows it."""
+        return self._resampled(None)
+
+    def _resampled(self, frame: av.AudioFrame | None) -> Iterator[Samples]:
+        for run in _mono(self._resampler, frame, self._next_s):
+            self._next_s = run.time_s + len(run.pcm) / SAMPLE_RATE
+            yield run
+
+
+def decoded_sound(
+    container: InputContainer, stream: av.AudioStream, stats: SourceStats
+) -> Iterator[Samples]:
+    """A stream's sound at 16 kHz with times in the file's clock."""
+    decoder = SoundDecoder(stats)
+    for packet in _packets(container, stream, stats):
+        yield from decoder.push(packet)
+    yield from decoder.rest()
 
 
 def _mono(

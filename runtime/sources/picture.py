@@ -1,6 +1,6 @@
-"""``demo:`` a picture with sound made on the spot: a coloured shape moves over a texture.
+"""``picture:`` made on the spot, with sound: a coloured shape moves over a texture.
 
-Arrays only. Everything is a function of the seed and the time: ``demo:?seconds=20&seed=3``.
+Arrays only. Everything is a function of the seed and the time: ``picture:?seconds=20&seed=3``.
 """
 
 from __future__ import annotations
@@ -30,13 +30,17 @@ class PictureSource:
     def __init__(self, seconds: float | None = None, seed: int = 0, fps: float = 2.0) -> None:
         if seconds is not None and not 0 < seconds <= 1e6:
             raise UsageError(
-                f"demo: seconds = {seconds:g} is not allowed: give more than 0, "
+                f"picture: seconds = {seconds:g} is not allowed: give more than 0, "
                 "or leave it out for an endless picture."
             )
         if not 0 <= seed < 2**63:
-            raise UsageError(f"demo: seed = {seed} is not allowed: give a number from 0 on.")
+            raise UsageError(f"picture: seed = {seed} is not allowed: give a number from 0 on.")
         self._seconds, self._fps = seconds, fps
-        name = f"demo:?seed={seed}" if seconds is None else f"demo:?seconds={seconds:g}&seed={seed}"
+        name = (
+            f"picture:?seed={seed}"
+            if seconds is None
+            else f"picture:?seconds={seconds:g}&seed={seed}"
+        )
         self.info = SourceInfo(name, StreamKind.AV, WIDTH, HEIGHT, fps, seconds, live=False)
         self.stats = SourceStats()
         self._stop = threading.Event()
@@ -52,20 +56,21 @@ class PictureSource:
 
     @classmethod
     def parse(cls, text: str, fps: float = 2.0) -> PictureSource:
-        """From what follows ``demo:``, for example ``?seconds=20&seed=3``."""
+        """From what follows ``picture:``, for example ``?seconds=20&seed=3``."""
         values = dict(parse_qsl(text.lstrip("/").removeprefix("?"), keep_blank_values=True))
         unknown = sorted(set(values) - {"seconds", "seed"})
         if unknown or (text.strip("/?") and not values):
             raise UsageError(
-                f"demo:{text} is not understood. Allowed are seconds and seed, "
-                "for example demo:?seconds=20&seed=3"
+                f"picture:{text} is not understood. Allowed are seconds and seed, "
+                "for example picture:?seconds=20&seed=3"
             )
         try:
             seconds = float(values["seconds"]) if "seconds" in values else None
             return cls(seconds, int(values.get("seed", "0")), fps)
         except ValueError:
             raise UsageError(
-                f"demo:{text} has a value that is no number. Write it like demo:?seconds=20&seed=3"
+                f"picture:{text} has a value that is no number. "
+                "Write it like picture:?seconds=20&seed=3"
             ) from None
 
     def __enter__(self) -> Self:

@@ -10,6 +10,15 @@ import pytest
 
 from omnidrop_stream.types import SAMPLE_RATE, Frame, Samples
 from runtime.media import write_mp4
+from tests.runtime.servers import (
+    deaf_port,
+    needs_gstreamer,
+    refused_port,
+    rtsp_server,
+    silent_port,
+)
+
+__all__ = ["deaf_port", "needs_gstreamer", "refused_port", "rtsp_server", "silent_port"]
 
 Clip = Callable[..., Path]
 

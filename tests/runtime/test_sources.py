@@ -44,19 +44,19 @@ def test_an_unknown_scheme_is_refused_and_the_known_ones_are_listed() -> None:
     assert "secret" not in str(caught.value)
 
 
-def test_the_demo_picture_is_the_same_for_the_same_seed() -> None:
+def test_the_moving_picture_is_the_same_for_the_same_seed() -> None:
     def made(text: str) -> list:
         with open_source(text) as source:
             return list(chunks_of(source, Chunker()))
 
-    one, again, other = (made(f"demo:?seconds=5&seed={seed}") for seed in (3, 3, 4))
+    one, again, other = (made(f"picture:?seconds=5&seed={seed}") for seed in (3, 3, 4))
     assert all_same(one, again)
     assert not all_same(one, other)
     assert [len(c.frames) for c in one] == [4, 4, 2]
     assert sum(len(c.audio) for c in one) == 80000
 
 
-def test_the_demo_picture_moves_and_beeps() -> None:
+def test_the_moving_picture_moves_and_beeps() -> None:
     source = PictureSource(seed=1)
     assert np.any(source.image(0.0) != source.image(1.0))
     pcm = source.sound(0, 32000)
@@ -64,8 +64,8 @@ def test_the_demo_picture_moves_and_beeps() -> None:
     assert np.abs(pcm[8000:]).max() < 0.05
 
 
-def test_without_a_length_the_demo_picture_is_endless_until_stopped() -> None:
-    with open_source("demo:") as source:
+def test_without_a_length_the_moving_picture_is_endless_until_stopped() -> None:
+    with open_source("picture:") as source:
         assert source.info.duration_s is None
         assert len(list(itertools.islice(source, 100))) == 100
         source.stop()
@@ -75,9 +75,9 @@ def test_without_a_length_the_demo_picture_is_endless_until_stopped() -> None:
 @pytest.mark.parametrize(
     "text", ["?seconds=0", "?seconds=-1", "?seed=x", "?size=3", "film", "?seed=-1"]
 )
-def test_a_demo_value_that_is_not_allowed_is_refused(text: str) -> None:
-    with pytest.raises(UsageError, match="demo:"):
-        open_source("demo:" + text)
+def test_a_value_of_it_that_is_not_allowed_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="picture:"):
+        open_source("picture:" + text)
 
 
 def test_writing_nothing_is_refused(tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""The faces of OmniDrop Stream. They never import torch."""

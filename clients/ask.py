@@ -1,0 +1,42 @@
+"""``omnidrop ask SOURCE "question" ...``: read a source as fast as it comes and answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import closing
+
+from clients.options import Flags, kind_of, moments, settings
+from clients.terminal import make_printer
+
+
+def ask(
+    source: str,
+    questions: Sequence[str],
+    at_s: Sequence[float],
+    flags: Flags,
+    session: str = "",
+    json: bool = False,
+    quiet: bool = False,
+    verbose: bool = False,
+) -> int:
+    """Print what happens; returns the exit code of the first question that failed, or 0."""
+    from runtime.asking import Failed, Question, ask_source
+    from runtime.models import default_model
+
+    config = settings(flags, default_model())
+    times = moments(questions, at_s)
+    asked = [
+        Question(f"q{number}", text, moment, session)
+        for number, (text, moment) in enumerate(zip(questions, times, strict=True), start=1)
+    ]
+    code = 0
+    printer = make_printer(json, quiet, verbose)
+    try:
+        with closing(ask_source(source, asked, config, kind_of(flags, config))) as events:
+            for event in events:
+                printer.show(event)
+                if isinstance(event, Failed):
+                    code = code or event.error.exit_code
+    finally:
+        printer.close()
+    return code

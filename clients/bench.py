@@ -1,0 +1,126 @@
+"""``omnidrop bench``: what is measured, and where the report goes."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from clients import terminal
+from omnidrop_stream.config import Config, load_config, make_config, merged
+from omnidrop_stream.errors import UsageError
+
+if TYPE_CHECKING:
+    from omnidrop_stream.lab.bench import BenchSettings, Report
+
+QUICK_WINDOWS = "2,4"
+_ORIGIN = "the command line"
+
+app = typer.Typer(
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback()
+def bench() -> None:
+    """Measure on this machine."""
+
+
+@app.command()
+def latency(
+    model: Annotated[str | None, typer.Option(help="Hub id or folder.", metavar="ID")] = None,
+    random_weights: Annotated[
+        str | None,
+        typer.Option(
+            help="Real shapes, random values: 7b, 3b, bench, tiny or a YAML file (default: bench "
+            "where no --model is given).",
+            metavar="SHAPE",
+        ),
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help="A YAML file, as configs/bench.yaml.")] = None,
+    chunks: Annotated[str, typer.Option(help="Windows in chunks of 2 s.")] = "8,16,32,64",
+    repeats: Annotated[int, typer.Option(help="Rounds.")] = 5,
+    stock_repeats: Annotated[int, typer.Option(help="Rounds with the slow stock rows.")] = 3,
+    stock_seconds: Annotated[
+        float, typer.Option(help="Stop the stock rows of a window after this time.")
+    ] = 300.0,
+    rolling: Annotated[
+        bool, typer.Option("--rolling", help="Also compare a long-run stream with a young one.")
+    ] = False,
+    rolling_chunks: Annotated[
+        int, typer.Option(help="How far the long-run stream has come.")
+    ] = 600,
+    rolling_window: Annotated[int, typer.Option(help="Chunks that both hold.")] = 32,
+    rolling_rounds: Annotated[int, typer.Option(help="Rounds of that comparison.")] = 15,
+    json: Annotated[Path | None, typer.Option(help="Write the report there.")] = None,
+    markdown: Annotated[Path | None, typer.Option(help="Write tables there.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu or cuda[:n].")] = None,
+    dtype: Annotated[str | None, typer.Option(help="auto, bf16 or fp32.")] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Seconds instead of minutes: tiny shape, 2,4 chunks.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> int:
+    """Time from question to first token: the stock path, D = 0, exact, catch_up, read_side.
+
+    The number of threads is torch's own choice, or OMP_NUM_THREADS.
+    """
+    if model is not None and random_weights is not None:
+        raise UsageError("--model and --random-weights exclude each other: give one of them")
+    os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # torch's profiler, which counts peak memory
+    from omnidrop_stream.lab.bench import BenchSettings, RollingSettings
+
+    shape = random_weights or (None if model else "tiny" if quick else "bench")
+    if quick:
+        chunks, repeats, stock_repeats = QUICK_WINDOWS, 1, 1
+        rolling_chunks, rolling_window, rolling_rounds = 8, 4, 5
+    ages = RollingSettings(rolling_chunks, rolling_window, rolling_rounds) if rolling else None
+    settings = BenchSettings(
+        config=_config(config, {"model": model, "device": device, "dtype": dtype}),
+        shape=shape,
+        windows=_windows(chunks),
+        repeats=repeats,
+        stock_repeats=stock_repeats,
+        stock_seconds=stock_seconds,
+        rolling=ages,
+    )
+    for path in (json, markdown):
+        if path is not None and not path.parent.is_dir():
+            raise UsageError(f"{path} cannot be written: there is no folder {path.parent}")
+    _measure(settings, json, markdown)
+    return 0
+
+
+def _measure(settings: BenchSettings, json: Path | None, markdown: Path | None) -> None:
+    """Run; files are written after each part, the table is printed at the end."""
+    from omnidrop_stream.lab.bench import run
+    from omnidrop_stream.lab.bench_report import to_json, to_markdown, to_text
+
+    report: Report | None = None
+    for report in run(settings, terminal.complain):
+        if json is not None:
+            json.write_text(to_json(report), encoding="utf-8")
+        if markdown is not None:
+            markdown.write_text(to_markdown(report), encoding="utf-8")
+    if report is not None:
+        terminal.write_out(to_text(report))
+
+
+def _config(path: Path | None, model: dict[str, Any]) -> Config:
+    """The file with the flags over it; without a file the benchmark's own settings."""
+    base = load_config(path) if path is not None else make_config({"pruning": {"retention": 0.30}})
+    given = {name: value for name, value in model.items() if value is not None}
+    return merged(base, {"model": given}, _ORIGIN) if given else base
+
+
+def _windows(text: str) -> tuple[int, ...]:
+    """``8,16`` as numbers; an empty text measures no window (with --rolling alone)."""
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if not all(part.isascii() and part.isdigit() for part in parts):
+        raise UsageError(f"--chunks = {text!r} is not allowed: give numbers such as 8,16,32,64")
+    return tuple(int(part) for part in parts)

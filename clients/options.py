@@ -1,0 +1,158 @@
+"""From the flags of a command to settings and questions; each refusal names the flag."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+from omnidrop_stream.config import Config, DepthName, ScheduleConfig, load_config, merged
+from omnidrop_stream.errors import ConfigError, UsageError
+from omnidrop_stream.types import StreamKind
+
+ORIGIN = "the command line"
+_FLAG_OF = {
+    "model.device": "--device",
+    "model.dtype": "--dtype",
+    "model.attention": "--attention",
+    "stream.budget_tokens": "--budget-tokens",
+    "decode.max_tokens": "--max-tokens",
+    "pruning.schedule.p_init": "--p-init",
+    "pruning.schedule.p_final": "--p-final",
+    "pruning.schedule.t_mid": "--t-mid",
+    "pruning.schedule.beta": "--beta",
+    "pruning.schedule.kind": "--schedule",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Flags:
+    """What the command line says; None where it says nothing."""
+
+    model: str | None = None
+    config: Path | None = None
+    retention: float | None = None
+    p_init: float | None = None
+    p_final: float | None = None
+    t_mid: float | None = None
+    beta: float | None = None
+    schedule: str | None = None
+    policy: str | None = None
+    prefill_depth: str | None = None
+    budget_tokens: int | None = None
+    max_tokens: int | None = None
+    device: str | None = None
+    dtype: str | None = None
+    attention: str | None = None
+    stream_kind: str | None = None
+
+
+def settings(flags: Flags, default_model: str) -> Config:
+    """Flags over the file over the defaults. Raises ConfigError or UsageError."""
+    config = load_config(flags.config) if flags.config is not None else Config()
+    model = flags.model
+    if model is None and "model" not in config.model.model_fields_set:
+        model = default_model
+    given: dict[str, dict[str, Any]] = {
+        "model": {
+            "model": model,
+            "device": flags.device,
+            "dtype": flags.dtype,
+            "attention": flags.attention,
+        },
+        "stream": {
+            "budget_tokens": flags.budget_tokens,
+            "prefill_depth": _depth(flags.prefill_depth),
+        },
+        "decode": {"max_tokens": flags.max_tokens},
+    }
+    changes = {name: _said(values) for name, values in given.items()}
+    changes["pruning"] = _pruning(flags, config)
+    try:
+        return merged(config, {name: new for name, new in changes.items() if new}, ORIGIN)
+    except ConfigError as error:
+        message = str(error)
+        for key, flag in _FLAG_OF.items():
+            message = message.replace(f"{key} =", f"{flag} =")
+        message = re.sub(
+            r"String should match pattern '.*?\$'", "give auto, cpu or cuda[:n]", message
+        )
+        raise ConfigError(message) from None
+
+
+def kind_of(flags: Flags, config: Config) -> StreamKind | None:
+    """The kind of stream that is asked for; None: whatever the source carries."""
+    if flags.stream_kind is None:
+        return config.stream.kind if "kind" in config.stream.model_fields_set else None
+    if flags.stream_kind == "auto":
+        return None
+    if flags.stream_kind not in list(StreamKind):
+        raise UsageError(
+            f"--stream-kind = {flags.stream_kind!r} is not allowed: give av, video, audio or auto"
+        )
+    return StreamKind(flags.stream_kind)
+
+
+def moments(questions: Sequence[str], at_s: Sequence[float]) -> list[float | None]:
+    """A moment of stream time for each question: none given, one for all, or one for each."""
+    for value in at_s:
+        if not math.isfinite(value) or value < 0:
+            raise UsageError(f"--at = {value:g} is not allowed: give seconds of stream, 0 or more")
+    if len(at_s) <= 1:
+        return [at_s[0] if at_s else None] * len(questions)
+    if len(at_s) != len(questions):
+        raise UsageError(
+            f"there are {len(questions)} questions but {len(at_s)} times --at: give none, one for "
+            "all, or one for each question in the same order"
+        )
+    return list(at_s)
+
+
+def _said(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _depth(text: str | None) -> int | str | None:
+    if text is None:
+        return None
+    name = {"l": "read_side", "read-side": "read_side"}.get(text.lower(), text.lower())
+    if name in get_args(DepthName):
+        return name
+    if text.isascii() and text.isdigit():
+        return int(text)
+    raise UsageError(
+        f"--prefill-depth = {text!r} is not allowed: give a number from 0 to the model's number of "
+        "layers, exact, auto, half, or L (read_side)"
+    )
+
+
+def _pruning(flags: Flags, config: Config) -> dict[str, Any]:
+    new: dict[str, Any] = _said({"policy": flags.policy})
+    values = _said(
+        {
+            "kind": flags.schedule,
+            "p_init": flags.p_init,
+            "p_final": flags.p_final,
+            "t_mid": flags.t_mid,
+            "beta": flags.beta,
+        }
+    )
+    if flags.retention is not None:
+        if values:
+            raise UsageError(
+                "--retention and schedule values (--schedule, --p-init, --p-final, --t-mid, "
+                "--beta) say the same thing twice: give one or the other"
+            )
+        if not 1 <= flags.retention <= 100:
+            raise UsageError(
+                f"--retention = {flags.retention:g} is not allowed: give percent, from 1 to 100; "
+                "for example --retention 30"
+            )
+        new |= {"retention": flags.retention / 100, "schedule": None}
+    elif values:
+        before = config.pruning.schedule or ScheduleConfig()
+        new |= {"retention": None, "schedule": {**before.model_dump(), **values}}
+    return new

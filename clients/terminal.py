@@ -1,0 +1,302 @@
+"""Everything that is printed: for a terminal, for a pipe, and as JSON lines.
+
+Answers go to stdout, everything else to stderr. In a pipe there is no colour and no control
+character; an answer's own control characters never reach anybody's terminal.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+import unicodedata
+from typing import TYPE_CHECKING, Protocol, TextIO
+
+from clients import contract
+from omnidrop_stream.errors import OmniDropError
+from omnidrop_stream.types import Answer, Delta
+from runtime.redact import redact
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+    from runtime.asking import Asked, Event, Status
+
+_SHOWN_AS_TEXT = "\n\t"
+_HIDDEN_KINDS = ("Cc", "Cf", "Cs", "Zl", "Zp")
+_JOINERS = "\u200c\u200d"
+
+
+def clean(text: str) -> str:
+    """``text`` without what drives a terminal or turns its direction; joiners of scripts stay."""
+    return "".join(
+        letter
+        if letter in _SHOWN_AS_TEXT
+        or letter in _JOINERS
+        or unicodedata.category(letter) not in _HIDDEN_KINDS
+        else "\N{REPLACEMENT CHARACTER}"
+        for letter in text
+    )
+
+
+def sentence(text: object) -> str:
+    """A message as one clean line without passwords."""
+    return clean(" ".join(redact(text).split()))
+
+
+def clock(seconds: float) -> str:
+    """Stream time as mm:ss (h:mm:ss from an hour on)."""
+    whole = int(seconds)
+    minutes, rest = divmod(whole, 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes:02}:{rest:02}"
+
+
+def grounds(answer: Answer) -> str:
+    """What an answer rests on and what it cost, in a line."""
+    spans = [
+        f"{clock(span.from_s)}-{clock(span.to_s)} {span.modality} {span.weight:.2f}"
+        for span in answer.evidence
+    ]
+    parts = [
+        f"evidence {', '.join(spans) or 'none'}",
+        f"first token {answer.ttft_ms:.0f} ms",
+        f"retention {answer.tokens.mean_entering:.1%}",
+        answer.label,
+    ]
+    if answer.finish != "stop":
+        parts.append({"length": "cut at the token limit"}.get(answer.finish, answer.finish))
+    return " | ".join(parts)
+
+
+def is_terminal(stream: TextIO) -> bool:
+    """Whether a person looks at it through something that understands more than lines."""
+    return stream.isatty() and os.environ.get("TERM", "") not in ("", "dumb")
+
+
+class ReaderGone(Exception):
+    """Whoever read our output has closed it (``| head -1``): nothing is left to do."""
+
+
+def write_out(text: str, end: str = "\n") -> None:
+    """A text on stdout as it is. Raises ReaderGone."""
+    _write(text, end, sys.stdout)
+
+
+def write_err(text: str) -> None:
+    """A text on stderr as it is, with a line feed."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def complain(text: object) -> None:
+    """One sentence on stderr: what was wrong, the value, what is allowed, what to do."""
+    _write(f"omnidrop: {sentence(text)}", "\n", sys.stderr)
+
+
+def _write(text: str, end: str, stream: TextIO) -> None:
+    try:
+        print(text, end=end, file=stream, flush=True)
+    except BrokenPipeError:
+        raise ReaderGone from None
+
+
+def report(error: OmniDropError, as_json: bool = False, id: str | None = None) -> None:
+    """An error for people, and before that as a JSON line where JSON is wanted."""
+    if as_json:
+        write_out(contract.line(contract.error(error, sentence(error), id)))
+    complain(error if id is None else f"question {id}: {error}")
+
+
+def show_traceback() -> None:
+    """The current exception in full, for ``--debug``."""
+    _write(redact(traceback.format_exc()), "", sys.stderr)
+
+
+class Printer(Protocol):
+    """What a command tells the user through."""
+
+    def show(self, event: Event) -> None:
+        """One event of a stream that is asked."""
+
+    def close(self) -> None:
+        """Leave the screen tidy; nothing is shown after it."""
+
+
+class Notes:
+    """stderr: notes, progress on a terminal, and with ``verbose`` what goes on."""
+
+    def __init__(self, quiet: bool, verbose: bool) -> None:
+        self._quiet, self._verbose = quiet, verbose
+        self._bar = Bar() if is_terminal(sys.stderr) and not quiet and not verbose else None
+
+    def status(self, status: Status) -> None:
+        """A note is a sentence; all else moves the bar, or is told only when asked for."""
+        if status.state == "note":
+            self.note(status.text)
+        elif self._bar is not None:
+            self._bar.move(status)
+        elif self._verbose and not self._quiet and status.state != "reading":
+            complain(status.text)
+
+    def asked(self, asked: Asked) -> None:
+        """Say what about the question needs saying, and stop the bar: the answer comes."""
+        self.clear()
+        if asked.control_tokens:
+            names = ", ".join(asked.control_tokens)
+            self.note(
+                f"question {asked.question.id} spells control tokens of the model ({names}); they "
+                "are read as plain characters"
+            )
+
+    def note(self, text: str) -> None:
+        """One sentence for people."""
+        self.clear()
+        if not self._quiet:
+            complain(text)
+
+    def clear(self) -> None:
+        """Take the bar off the screen."""
+        if self._bar is not None:
+            self._bar.stop()
+
+
+class Bar:
+    """Progress of model load and reading, on a terminal only; gone when it stops."""
+
+    def __init__(self) -> None:
+        self._progress: Progress | None = None
+        self._task: TaskID | None = None
+
+    def move(self, status: Status) -> None:
+        """Show the newest status."""
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
+
+        if self._progress is None or self._task is None:
+            self._progress = Progress(
+                SpinnerColumn(),
+                TextColumn("{task.description}", markup=False),
+                BarColumn(bar_width=30),
+                TextColumn("{task.fields[clock]}", markup=False),
+                console=Console(stderr=True),
+                transient=True,
+            )
+            self._task = self._progress.add_task("", clock="")
+            self._progress.start()
+        self._progress.update(
+            self._task,
+            description=sentence(status.text),
+            completed=status.done_s or 0.0,
+            total=status.total_s if status.done_s is not None else None,
+            clock=clock(status.done_s) if status.done_s is not None else "",
+        )
+
+    def stop(self) -> None:
+        """Remove it; the next status starts it again."""
+        if self._progress is not None:
+            self._progress.stop()
+        self._progress = self._task = None
+
+
+class PlainPrinter:
+    """For a pipe: questions, answers and their grounds as plain lines."""
+
+    def __init__(self, quiet: bool = False, verbose: bool = False) -> None:
+        self._notes = Notes(quiet, verbose)
+        self._open_line = False
+
+    def show(self, event: Event) -> None:
+        """One event."""
+        from runtime.asking import Answered, Asked, Failed
+
+        if isinstance(event, Asked):
+            self._notes.asked(event)
+            question = sentence(event.question.text)
+            self._write(f"[{clock(event.at_s)}] {question}\n", "bold")
+        elif isinstance(event, Delta):
+            self._write(clean(event.text))
+            self._open_line = True
+        elif isinstance(event, Answered):
+            self._end_line()
+            self._write(f"  {grounds(event.answer)}\n", "dim")
+        elif isinstance(event, Failed):
+            self.close()
+            report(event.error, id=event.id)
+        else:
+            self._notes.status(event)
+
+    def close(self) -> None:
+        """End an unfinished line."""
+        self._notes.clear()
+        self._end_line()
+
+    def _end_line(self) -> None:
+        if self._open_line:
+            self._open_line = False
+            self._write("\n")
+
+    def _write(self, text: str, style: str = "") -> None:
+        write_out(text, end="")
+
+
+class TerminalPrinter(PlainPrinter):
+    """The same lines, with weight and colour."""
+
+    def __init__(self, quiet: bool = False, verbose: bool = False) -> None:
+        from rich.console import Console
+
+        super().__init__(quiet, verbose)
+        self._console = Console(highlight=False, emoji=False)
+
+    def _write(self, text: str, style: str = "") -> None:
+        self._console.print(text, style=style, markup=False, end="", soft_wrap=True)
+
+
+class JsonPrinter:
+    """One JSON object a line on stdout, as ``clients/contract.py`` says."""
+
+    def __init__(self, quiet: bool = False, verbose: bool = False) -> None:
+        self._notes = Notes(quiet, verbose)
+        self._state = ""
+
+    def show(self, event: Event) -> None:
+        """One event as a line; of the many steps of reading only the first."""
+        from runtime.asking import Answered, Asked, Failed
+
+        if isinstance(event, Asked):
+            self._notes.asked(event)
+            self._state = "asking"
+            text = f"asking question {event.question.id}"
+            self._line(contract.status("asking", text, event.at_s))
+        elif isinstance(event, Delta):
+            self._line(contract.delta(event))
+        elif isinstance(event, Answered):
+            self._line(contract.final(event.answer, event.source, event.asked_wall_s))
+        elif isinstance(event, Failed):
+            self._notes.clear()
+            report(event.error, as_json=True, id=event.id)
+        else:
+            self._notes.status(event)
+            if event.state != "reading" or self._state != "reading":
+                self._line(
+                    contract.status(event.state, sentence(event.text), event.done_s, event.total_s)
+                )
+            self._state = event.state
+
+    def close(self) -> None:
+        """Nothing is left open between lines."""
+        self._notes.clear()
+
+    def _line(self, message: contract.Message) -> None:
+        if message["type"] != "status":
+            self._notes.clear()
+        write_out(contract.line(message))
+
+
+def make_printer(json: bool = False, quiet: bool = False, verbose: bool = False) -> Printer:
+    """The printer for where stdout goes."""
+    if json:
+        return JsonPrinter(quiet, verbose)
+    if is_terminal(sys.stdout):
+        return TerminalPrinter(quiet, verbose)
+    return PlainPrinter(quiet, verbose)

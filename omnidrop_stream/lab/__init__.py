@@ -1,0 +1,1 @@
+"""What trains and measures; each a plain function behind a command."""

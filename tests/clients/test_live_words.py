@@ -1,0 +1,147 @@
+"""Status line, statistics, evidence: plain text that fits."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from clients.live_blocks import wrapped
+from clients.live_words import (
+    evidence,
+    help_lines,
+    length,
+    statistics,
+    status_line,
+    worth_telling,
+)
+from omnidrop_stream.types import Answer, Coverage, Evidence, Gap, TokenUse
+from runtime.stats import Stats
+from runtime.status import SessionStatus
+
+LIVE = SessionStatus("live", "", 83.0, 1.25, 1024, 12_000, 3, 231.4, 2, 1, True)
+ANSWER = Answer(
+    id="q7",
+    question="Who is it?",
+    text="Nobody.",
+    finish="stop",
+    session="live",
+    asked_at_s=20.0,
+    ttft_ms=10.0,
+    total_ms=20.0,
+    ttft_parts_ms={},
+    prefill_depth=3,
+    label="exact",
+    policy="omnidrop",
+    open_chunk=True,
+    tokens=TokenUse(1000, 500, 0.3, 0.25, ()),
+    evidence=(Evidence(2.0, 4.0, "video", 0.5, 0.0, 2.0),),
+    coverage=Coverage(0.0, 20.0, (Gap(6.0, 8.0, "overload"),)),
+    staleness_s=0.5,
+    dropped_chunks=1,
+    answer_tokens=2,
+)
+
+
+def test_the_status_line_tells_everything_where_there_is_room() -> None:
+    assert status_line(LIVE) == (
+        "live 01:23 | lag 1.2 s | 1,024 of 12,000 tokens | first token 231 ms | dropped 2 | muted"
+        " | answering 1 | /help"
+    )
+
+
+def test_the_status_line_gives_the_reason_of_the_state() -> None:
+    line = status_line(replace(LIVE, state="offline", reason="no answer within 5 s"))
+    assert line.startswith("offline 01:23 (no answer within 5 s) | ")
+
+
+def test_a_narrow_status_line_keeps_state_and_drops() -> None:
+    assert status_line(LIVE, 50) == "live 01:23 | lag 1.2 s | dropped 2 | muted"
+
+
+@given(st.integers(4, 200), st.text(max_size=300))
+def test_the_status_line_fits_any_width(width: int, reason: str) -> None:
+    line = status_line(replace(LIVE, reason=reason), width)
+    assert len(line) <= width
+    assert "\n" not in line
+
+
+def test_an_empty_stream_has_no_lag() -> None:
+    assert "nothing held" in status_line(replace(LIVE, tokens=0))
+
+
+def test_no_password_is_in_the_status_line() -> None:
+    line = status_line(replace(LIVE, reason="rtsp://user:geheim@cam/1: no answer"))
+    assert "geheim" not in line
+
+
+def test_statistics_show_every_counter_gauge_and_timing() -> None:
+    stats = Stats()
+    stats.count("feed.dropped.overload", 3)
+    stats.gauge("feed.waiting", lambda: 2)
+    stats.timing("answer.ttft", 12.0)
+    text = "\n".join(statistics(LIVE, stats.snapshot(), "demo:"))
+    for part in ("feed.dropped.overload 3", "feed.waiting 2", "answer.ttft  last 12.0", "muted"):
+        assert part in text
+
+
+def test_the_worst_of_two_timings_is_their_p95() -> None:
+    stats = Stats()
+    stats.timing("answer.ttft", 10.0)
+    stats.timing("answer.ttft", 30.0)
+    assert stats.snapshot()["timings_ms"]["answer.ttft"]["p95"] == 30.0
+
+
+def test_statistics_hide_the_password_of_the_source() -> None:
+    assert "geheim" not in "\n".join(statistics(LIVE, {}, "rtsp://user:geheim@cam/1"))
+
+
+def test_evidence_names_spans_gaps_and_what_was_kept() -> None:
+    text = "\n".join(evidence(ANSWER))
+    for part in ("00:02-00:04 video, weight 0.50", "missing 00:06-00:08: overload", "30.0%"):
+        assert part in text
+
+
+def test_evidence_before_any_answer_says_so() -> None:
+    assert evidence(None) == ["There is no answer yet; ask a question first."]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(30, "30 s"), (300, "5 min"), (3690, "1 h 1 min 30 s"), (0.5, "0.5 s")]
+)
+def test_a_length_of_time_is_told_in_words(seconds: float, words: str) -> None:
+    assert length(seconds) == words
+
+
+def test_help_has_a_line_for_each_command() -> None:
+    assert any(line.strip().startswith("/forget [5m|30s]") for line in help_lines())
+
+
+@pytest.mark.parametrize(
+    ("state", "before", "told"),
+    [
+        ("offline", "live", True),
+        ("live", "offline", True),
+        ("live", "paused", False),
+        ("paused", "live", False),
+        ("failed", "live", False),
+    ],
+)
+def test_people_are_told_what_they_did_not_do(state: str, before: str, told: bool) -> None:
+    assert worth_telling(state, before) is told
+
+
+@given(st.text(max_size=200), st.integers(2, 40))
+def test_wrapping_loses_no_visible_character(text: str, width: int) -> None:
+    kept = "".join("".join(wrapped(text, width)).split())
+    assert kept == "".join(text.split())
+
+
+def test_a_wrapped_line_keeps_its_indent() -> None:
+    assert wrapped("  one two three", 9) == ["  one two", "  three"]
+
+
+def test_wide_characters_take_two_cells() -> None:
+    assert wrapped("日本語", 4) == ["日本", "語"]

@@ -1,0 +1,109 @@
+"""``omnidrop doctor``, ``demo``, ``bench`` and the bare command."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import sys
+import types
+
+import pytest
+import typer
+
+from runtime import health
+from runtime.models import EMBEDDED_FOLDER, default_model
+from tests.clients.conftest import Omnidrop
+
+
+def test_the_bare_command_shows_its_help(omnidrop: Omnidrop) -> None:
+    ran = omnidrop()
+    assert ran.code == 0
+    assert all(name in ran.out for name in ("ask", "demo", "doctor", "bench"))
+
+
+def test_the_version_is_that_of_the_package(
+    omnidrop: Omnidrop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.metadata.version", lambda _: "1.2.3")
+    assert omnidrop("--version").out == "omnidrop 1.2.3\n"
+
+
+def test_doctor_finds_a_working_core(omnidrop: Omnidrop) -> None:
+    ran = omnidrop("doctor")
+    assert ran.code == 0
+    assert ran.out.splitlines()[-1].startswith("The core works")
+
+
+def test_doctor_tells_in_json_what_mends_what(omnidrop: Omnidrop) -> None:
+    (report,) = omnidrop("doctor", "--json").messages
+    checks = {check["name"]: check for check in report["checks"]}
+    assert (report["v"], report["type"], report["ok"]) == (1, "doctor", True)
+    assert {"Python", "torch", "CUDA device", "microphone", "embedded model"} <= set(checks)
+    assert all(bool(check["mend"]) == (check["state"] != "ok") for check in checks.values())
+
+
+def test_doctor_names_a_missing_core_package_and_its_code(
+    omnidrop: Omnidrop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        "importlib.util.find_spec", lambda name: None if name == "transformers" else find(name)
+    )
+    ran = omnidrop("doctor")
+    assert ran.code == 6
+    assert re.search(r"^missing +transformers\n +-> pip install", ran.out, re.MULTILINE)
+
+
+def test_doctor_survives_a_library_that_cannot_be_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "sounddevice", None)
+    sound = next(check for check in health.survey() if check.name == "microphone")
+    assert sound.state == "optional"
+    assert "libportaudio2" in sound.mend
+
+
+def test_the_default_model_is_embedded_where_its_weights_are(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: object
+) -> None:
+    from omnidrop_stream.model.load import EMBEDDED
+
+    assert EMBEDDED == EMBEDDED_FOLDER
+    monkeypatch.setattr("runtime.models.EMBEDDED_FOLDER", tmp_path)
+    assert default_model() == "tiny"
+    (tmp_path / "config.json").write_text("{}")
+    assert default_model() == "embedded"
+
+
+def test_bench_is_handed_its_own_arguments(
+    omnidrop: Omnidrop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard: list[str] = []
+    app = typer.Typer()
+
+    @app.command()
+    def latency(chunks: int = 0) -> int:
+        heard.append(f"latency {chunks}")
+        return 0
+
+    @app.command()
+    def other() -> None:
+        pass
+
+    module = types.ModuleType("clients.bench")
+    module.app = app
+    module.__spec__ = importlib.util.spec_from_loader("clients.bench", None)
+    monkeypatch.setitem(sys.modules, "clients.bench", module)
+    assert omnidrop("bench", "latency", "--chunks", "8").code == 0
+    assert heard == ["latency 8"]
+
+
+def test_a_mistake_in_bench_is_told_like_any_other(
+    omnidrop: Omnidrop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = types.ModuleType("clients.bench")
+    module.app = typer.Typer()
+    module.app.command()(lambda: None)
+    module.__spec__ = importlib.util.spec_from_loader("clients.bench", None)
+    monkeypatch.setitem(sys.modules, "clients.bench", module)
+    ran = omnidrop("bench", "--bogus")
+    assert ran.code == 2
+    assert ran.err.startswith("omnidrop: No such option: --bogus")

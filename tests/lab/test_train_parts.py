@@ -1,0 +1,140 @@
+"""The recipe's batched passes equal the stock modules, and its growth keeps the function."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from omnidrop_stream.lab.train.batches import QuestionWriter, draw_streams, slots
+from omnidrop_stream.lab.train.corpus import text_corpus
+from omnidrop_stream.lab.train.features import patches, stream_mel
+from omnidrop_stream.lab.train.grow import grow
+from omnidrop_stream.lab.train.language import LanguageTask
+from omnidrop_stream.lab.train.library import FeatureSource, build_library, merge_keep
+from omnidrop_stream.lab.train.neighbours import previous_index
+from omnidrop_stream.lab.train.recipe import ModelShape, load_recipe, thinker_of
+from omnidrop_stream.lab.train.towers import audio_hidden, vision_hidden
+from omnidrop_stream.method import merge_clip
+from omnidrop_stream.model.build import build_tokenizer
+from omnidrop_stream.world import ALL_KINDS, World
+
+SMALL = ModelShape(
+    width=32, heads=2, ffn=48, layers=2, audio_width=16, audio_layers=1, vision_width=16,
+    vision_layers=1,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Any:
+    return build_tokenizer(text_corpus())
+
+
+@pytest.fixture(scope="module")
+def thinker(tokenizer: Any) -> Any:
+    return thinker_of(SMALL, SMALL.layers, tokenizer, seed=3)
+
+
+@torch.no_grad()
+def test_the_audio_pass_equals_the_stock_tower(thinker: Any) -> None:
+    tower, mel = thinker.model.audio_tower, torch.randn(3, 200, 128)
+    ours = tower.proj(audio_hidden(tower, mel)[0]).reshape(150, -1)
+    stock = tower(mel.reshape(600, 128).t(), feature_lens=torch.tensor([600])).last_hidden_state
+    assert torch.allclose(ours, stock, atol=1e-5)
+
+
+@torch.no_grad()
+def test_the_vision_pass_equals_the_stock_tower(thinker: Any) -> None:
+    tower, pixels = thinker.model.visual, torch.randn(2, 64, 1176)
+    ours = tower.merger.mlp[-1](vision_hidden(tower, pixels, 8)).reshape(128, -1)
+    stock = tower(pixels.reshape(128, -1), grid_thw=torch.tensor([[2, 8, 8]])).pooler_output
+    assert torch.allclose(ours, stock, atol=1e-5)
+
+
+def test_window_merging_in_batches_equals_the_method() -> None:
+    window = torch.randn(2, 4, 64, 8)
+    kept = merge_keep(window)
+    for row in range(2):
+        for ours, theirs in zip(kept, merge_clip(list(window[row])), strict=True):
+            assert torch.equal(ours[row], theirs)
+
+
+@torch.no_grad()
+def test_a_packed_question_equals_the_stock_forward(thinker: Any, tokenizer: Any) -> None:
+    world, chunks = World(1001, "test", things=0.75, sounds=0.75), 3
+    library = build_library(thinker.model, "test", [1001], 0.75, 0.75)
+    source = FeatureSource(library, thinker.model, 0.5, 0.5, mix=False, pruned=False)
+    writer, rng = QuestionWriter(tokenizer), np.random.default_rng(0)
+    block = source.draw(rng, 1, chunks)
+    asked = writer.write(block.streams, ALL_KINDS, [1.0] * len(ALL_KINDS), 2, rng)
+    ours = LanguageTask(thinker, writer, source).forward(block, asked, slots(rng, 1, chunks, 0, 0))
+    drawn = [world.chunk(i) for i in range(chunks)]
+    mel = stream_mel(np.concatenate([c.audio for c in drawn]))
+    pixels = patches(torch.from_numpy(np.stack([c.frames for c in drawn])), 14).flatten(0, 1)
+    block_ids = [thinker.config.video_token_id] * 128 + [thinker.config.audio_token_id] * 50
+    expected = []
+    for ids, labels in zip(asked.ids[0], asked.labels[0], strict=True):
+        last = int((labels >= 0).nonzero()[-1]) + 1
+        row = torch.tensor(
+            [writer.before + block_ids * chunks + writer.after + ids[:last].tolist()]
+        )
+        stock = thinker(
+            input_ids=row,
+            attention_mask=torch.ones_like(row),
+            input_features=mel.reshape(1, -1, 128).transpose(1, 2),
+            feature_attention_mask=torch.ones(1, 200 * chunks, dtype=torch.long),
+            pixel_values_videos=pixels,
+            video_grid_thw=torch.tensor([[2 * chunks, 8, 8]]),
+            video_second_per_grid=torch.tensor([1.0]),
+            use_audio_in_video=True,
+        ).logits[0, -last:]
+        expected.append(stock[labels[:last] >= 0])
+    # The library keeps features in half precision.
+    assert torch.allclose(ours, torch.cat(expected), atol=5e-3)
+
+
+@torch.no_grad()
+def test_growing_in_depth_keeps_the_function(thinker: Any, tokenizer: Any) -> None:
+    plan = ("0", "n", "1z", "1", "n")
+    taller = thinker_of(SMALL, len(plan), tokenizer, seed=4)
+    old = thinker.model.language_model
+    weights = grow(old.state_dict(), plan, torch.Generator().manual_seed(0))
+    taller.model.language_model.load_state_dict(weights)
+    embeds = torch.randn(1, 7, SMALL.width)
+    before = old(inputs_embeds=embeds).last_hidden_state
+    after = taller.model.language_model(inputs_embeds=embeds).last_hidden_state
+    assert torch.allclose(before, after, atol=1e-6)
+
+
+def test_old_layers_must_stay_in_order(thinker: Any) -> None:
+    with pytest.raises(AssertionError, match="in order"):
+        grow(thinker.model.language_model.state_dict(), ("1", "0"), torch.Generator())
+
+
+def test_each_item_knows_what_came_before_it() -> None:
+    present = torch.tensor([[False, True, False, True, True]])
+    assert previous_index(present).tolist() == [[-1, -1, 1, 1, 3]]
+
+
+def test_every_answer_and_every_word_of_the_world_is_one_token(tokenizer: Any) -> None:
+    for text in text_corpus():
+        assert tokenizer.decode(tokenizer.encode(text)) == text
+    for word in ("seven", " seven", "circle", " circle", "nothing", "yes", "no"):
+        assert len(tokenizer.encode(word)) == 1
+
+
+def test_streams_with_repeats_blanks_and_gaps_are_drawn() -> None:
+    rng = np.random.default_rng(0)
+    streams = draw_streams(rng, 16, 12, blank=0.7, repeat=0.5)
+    assert (streams.colour == 8).any()
+    assert (streams.sound == 21).any()
+    gaps = slots(rng, 16, 12, 0.5, 64)
+    assert (gaps.diff(dim=1) > 0).all()
+    assert gaps.max() > 12
+
+
+def test_the_shipped_recipe_is_valid(repository: Path) -> None:
+    recipe = load_recipe(repository / "configs" / "train" / "world.yaml")
+    assert recipe.stages
+    assert len(recipe.shipped_depth) >= 10
