@@ -1,0 +1,44 @@
+"""The state of an evaluation: a file of JSON lines that only grows, so a run can go on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from omnidrop_stream.errors import UsageError
+from omnidrop_stream.lab.eval_types import Record
+
+
+class StateFile:
+    """A head and one record a line. A last line that was cut off is thrown away."""
+
+    def __init__(self, path: Path, head: Record) -> None:
+        """Read what is there, or begin. Raises UsageError where it belongs to another run."""
+        self._path = path
+        self.records: list[Record] = []
+        text = b""
+        try:
+            text = path.read_bytes() if path.exists() else b""
+            whole = text[: text.rfind(b"\n") + 1]
+            lines = [json.loads(line) for line in whole.splitlines()]
+            if lines and lines[0] != head:
+                raise UsageError(
+                    f"{path} was begun with other settings or another model; give another --state "
+                    "or remove it"
+                )
+            self.records = lines[1:]
+            if len(whole) < len(text) or not lines:
+                path.write_bytes(whole or (json.dumps(head) + "\n").encode())
+        except ValueError:
+            raise UsageError(
+                f"{path} is no state file of omnidrop eval; give another --state or remove it"
+            ) from None
+        except OSError as error:
+            reason = error.strerror or error
+            raise UsageError(f"{path} cannot be used as --state ({reason})") from None
+
+    def add(self, record: Record) -> None:
+        """Write a finished piece of work; it is there when this returns."""
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+        self.records.append(record)
