@@ -1,5 +1,5 @@
 # Two commands do everything on a fresh machine, set-up included:
-#   make demo    the main job on a picture with sound that is made on the spot
+#   make demo    the main job: a made-up world plays live, is asked about, and the answers are checked
 #   make test    lint, types and tests
 # A plain install (demo) needs git, make, python3 >= 3.11 and python3-venv; tests also install Debian packages.
 

@@ -16,7 +16,7 @@ from omnidrop_stream.model.fork import Fork
 from omnidrop_stream.model.sampling import pick_token
 from omnidrop_stream.model.template import ChatTemplate, Tail, Turn
 from omnidrop_stream.plan import plan_question
-from omnidrop_stream.types import Answer, Delta, Gap, LayerCount, Query, Step, TokenUse
+from omnidrop_stream.types import Answer, Delta, Evidence, Gap, LayerCount, Query, Step, TokenUse
 
 UNFINISHED = "\N{REPLACEMENT CHARACTER}"
 
@@ -73,6 +73,7 @@ class AnswerRun:
             max_new_tokens=decode.max_tokens,
         )
         self._fork: Fork | None = None
+        self._evidence: tuple[Evidence, ...] = ()
         self._ids: list[int] = []
         self._sent = ""
         self._parts_ms: dict[str, float] = {}
@@ -92,11 +93,12 @@ class AnswerRun:
             )
 
     def estimated_bytes(self) -> int:
-        """What the fork will allocate, counted before it does."""
+        """What the fork will allocate, counted before it does: stores, logits and evidence."""
         spec = self._model.spec
+        entering = self._question.entering
         fixed = self._prompt.count + len(self._question.ids) + self._decode.max_tokens
         width = 2 * spec.n_kv_heads * spec.head_dim * self._prompt.keys.element_size()
-        return sum(n + fixed for n in self._question.entering) * width
+        return sum(n + fixed for n in entering) * width + 4 * (spec.vocabulary + entering[0])
 
     def free(self) -> None:
         """Drop the fork and the snapshot."""
@@ -137,6 +139,8 @@ class AnswerRun:
             token = pick_token(logits, decode.temperature, decode.top_p, generator)
             if first_at is None:
                 first_at = self._clock()
+                self._evidence = name_evidence(fork.evidence, self._segments)
+                self._segments = ()  # what leaves the trunk from now on is not kept alive
             if token in self._model.spec.eos_ids:
                 finish = "stop"
                 break
@@ -170,7 +174,6 @@ class AnswerRun:
         ttft_ms = ((first_at or now) - self._started) * 1e3
         known = self._parts_ms.get("open_chunk", 0.0) + self._parts_ms.get("prefill", 0.0)
         self._parts_ms["first_token"] = max(0.0, ttft_ms - known)
-        fork = self._fork
         self.answer = Answer(
             id=self._query.id,
             question=self._query.text,
@@ -186,7 +189,7 @@ class AnswerRun:
             policy=self._plan.policy.name,
             open_chunk=self._provisional,
             tokens=self._token_use(),
-            evidence=name_evidence(fork.evidence, self._segments) if fork is not None else (),
+            evidence=self._evidence,
             coverage=self._coverage,
             staleness_s=max(0.0, self._asked_at_s - self._coverage.to_s),
             dropped_chunks=self._dropped,

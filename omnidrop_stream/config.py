@@ -163,9 +163,12 @@ def _known_keys(model: type[BaseModel], path: tuple[str | int, ...]) -> list[str
 
 def explain(error: ValidationError, model: type[BaseModel], origin: str) -> ConfigError:
     """One plain sentence for each mistake: key, value, what is allowed."""
-    lines = []
+    lines: list[str] = []
+    refused: dict[str, tuple[Any, list[str]]] = {}
     for item in error.errors():
-        key = ".".join(str(part) for part in item["loc"] if not str(part).startswith("constrained"))
+        # pydantic names the branches of a union as if they were keys
+        parts = [str(p) for p in item["loc"] if not str(p).startswith(("constrained-", "literal["))]
+        key = ".".join(parts)
         if item["type"] == "extra_forbidden":
             known = _known_keys(model, item["loc"][:-1])
             near = difflib.get_close_matches(str(item["loc"][-1]), known, n=1)
@@ -173,7 +176,9 @@ def explain(error: ValidationError, model: type[BaseModel], origin: str) -> Conf
             lines.append(f"{key} is no setting; {hint}")
         else:
             reason = item["msg"].removeprefix("Value error, ")
-            lines.append(f"{key or 'settings'} = {item['input']!r} is not allowed: {reason}.")
+            refused.setdefault(key or "settings", (item["input"], []))[1].append(reason)
+    for key, (value, reasons) in refused.items():
+        lines.append(f"{key} = {value!r} is not allowed: {', or '.join(reasons)}.")
     return ConfigError(f"{origin}: " + " ".join(lines))
 
 

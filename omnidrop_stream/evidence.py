@@ -44,7 +44,7 @@ def name_evidence(scores: torch.Tensor, segments: Sequence[Segment]) -> tuple[Ev
         if total <= 0.0:
             return ()
     window_s = sum(s.end_s - s.start_s for s in segments)
-    allowed_s = max(MAX_SHARE * window_s, segments[0].end_s - segments[0].start_s)
+    allowed_s = MAX_SHARE * window_s
     spans: list[tuple[int, int, Modality, float]] = []
     seen: set[int] = set()
     for cell in excess.flatten().argsort(descending=True, stable=True).tolist():
@@ -53,6 +53,8 @@ def name_evidence(scores: torch.Tensor, segments: Sequence[Segment]) -> tuple[Ev
         if value <= 0.0:
             break
         used = sum(segments[c].end_s - segments[c].start_s for c in seen | {chunk})
+        if not seen:
+            allowed_s = max(allowed_s, used)  # one chunk at least
         if used > allowed_s + _EPSILON_S:
             continue
         grown = _grow(spans, chunk, Modality(modality), value, segments)
@@ -61,7 +63,13 @@ def name_evidence(scores: torch.Tensor, segments: Sequence[Segment]) -> tuple[Ev
         spans = grown
         seen.add(chunk)
     spans.sort(key=lambda span: -span[3])
-    return tuple(_evidence(span, segments, total) for span in spans)
+    weights = [round(span[3] / total, 4) for span in spans]
+    weights[-1] = round(min(weights[-1], 1.0 - sum(weights[:-1])), 4)  # roundings do not pass 1
+    return tuple(
+        _evidence(span, segments, weight)
+        for span, weight in zip(spans, weights, strict=True)
+        if weight > 0.0
+    )
 
 
 def _grow(
@@ -89,7 +97,7 @@ def _joined(left: Segment, right: Segment) -> bool:
 
 
 def _evidence(
-    span: tuple[int, int, Modality, float], segments: Sequence[Segment], total: float
+    span: tuple[int, int, Modality, float], segments: Sequence[Segment], weight: float
 ) -> Evidence:
     first, last = segments[span[0]], segments[span[1]]
     wall = first.wall_time_s
@@ -98,7 +106,7 @@ def _evidence(
         from_s=first.start_s,
         to_s=last.end_s,
         modality=span[2].name.lower(),
-        weight=round(span[3] / total, 4),
+        weight=weight,
         from_wall_s=wall,
         to_wall_s=None if wall is None else wall + length,
     )

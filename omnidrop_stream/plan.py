@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from omnidrop_stream.config import IntraConfig, PruningConfig, StreamConfig
+from omnidrop_stream.config import DecodeConfig, IntraConfig, PruningConfig, StreamConfig
 from omnidrop_stream.errors import ConfigError
 from omnidrop_stream.method import (
     PolicySettings,
@@ -26,6 +26,9 @@ AUDIO_TOKENS_PER_CHUNK = 50
 NOTHING_DROPPED = Schedule("sigmoid", 0.0, 0.0, 0.5, 20.0)
 UNSCHEDULED = ("keep-all", "intra-only")
 """Policies that drop nothing in the decoder, for which no target can be out of reach."""
+TEMPLATE_TOKENS = 32
+"""Room kept for the template's own tokens when positions are budgeted."""
+MIN_LAYERS = 3
 R0_MARGIN = 1.05
 """A head start is planned for a slightly fuller window, so that a fluctuating r0 does not break its
 promise.
@@ -42,6 +45,24 @@ class Plan:
     label: str
 
 
+def slots_within(
+    max_positions: int, base: int, ids_per_chunk: int, stream: StreamConfig, decode: DecodeConfig
+) -> int:
+    """How many slots a window may take so that all ids stay within the model's trained range.
+
+    base: the block's first id. Raises ConfigError where not even one window of two chunks fits.
+    """
+    rest = stream.history_tokens + decode.question_chars + decode.max_tokens + TEMPLATE_TOKENS
+    slots = (max_positions - base - rest) // ids_per_chunk
+    if slots < 2:
+        raise ConfigError(
+            f"prompt, history, question and answer take {base + rest} of this model's "
+            f"{max_positions} positions and leave no room for a window of two chunks; lower "
+            "history_tokens, question_chars or max_tokens"
+        )
+    return slots
+
+
 def nominal_r0(stream: StreamConfig, intra: IntraConfig, frame_tokens: int) -> float:
     """Share of the towers' tokens that pruning within each modality leaves, over a full merging
     window.
@@ -49,14 +70,20 @@ def nominal_r0(stream: StreamConfig, intra: IntraConfig, frame_tokens: int) -> f
     if not intra.enabled:
         return 1.0
     window_chunks = max(1, round(4 / stream.fps))
-    video = 4 * frame_tokens if stream.kind is not StreamKind.AUDIO else 0
+    windows = max(1, round(stream.fps / 4))
+    video = windows * 4 * frame_tokens if stream.kind is not StreamKind.AUDIO else 0
     audio = window_chunks * AUDIO_TOKENS_PER_CHUNK if stream.kind is not StreamKind.VIDEO else 0
     kept = 0
     if video:
-        kept += frame_tokens + 3 * int(intra.video_keep * frame_tokens)
+        kept += windows * (frame_tokens + 3 * int(intra.video_keep * frame_tokens))
     if audio:
         kept += window_chunks * int(intra.audio_keep * AUDIO_TOKENS_PER_CHUNK)
     return kept / (video + audio)
+
+
+def needs_depth_zero(pruning: PruningConfig) -> bool:
+    """Whether the policy lets no layer run before the question."""
+    return policy_for(pruning, NOTHING_DROPPED).requires_depth_zero
 
 
 def schedule_for(pruning: PruningConfig, n_layers: int, r0: float) -> Schedule:
@@ -66,6 +93,11 @@ def schedule_for(pruning: PruningConfig, n_layers: int, r0: float) -> Schedule:
     """
     if pruning.policy in UNSCHEDULED:
         return NOTHING_DROPPED
+    if n_layers < MIN_LAYERS:
+        raise ConfigError(
+            f"this model has {n_layers} layers, and a schedule needs {MIN_LAYERS} or more; use a "
+            "deeper model, or pruning.policy intra-only or keep-all"
+        )
     if pruning.schedule is not None:
         given = pruning.schedule
         try:
@@ -111,6 +143,11 @@ def resolve_depth(
         pruning, n_layers, r0
     )  # refuses an unreachable retention before anything runs
     policy = policy_for(pruning, schedule)
+    if policy.guidance == "audio" and stream.kind is StreamKind.VIDEO:
+        raise ConfigError(
+            f"policy {policy.name!r} is guided by audio tokens, and a stream of kind video has no "
+            "sound; use omnidrop, or kind av"
+        )
     if isinstance(wanted, int):
         if wanted > n_layers:
             raise ConfigError(

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from omnidrop_stream.answer import AnswerRun
-from omnidrop_stream.cache import Budget, Segment, TokenCache, slots_of
+from omnidrop_stream.cache import Budget, Segment, TokenCache, expected_bytes, slots_of
 from omnidrop_stream.config import Config, DecodeConfig, DepthName, PruningConfig
 from omnidrop_stream.conversations import Conversations
 from omnidrop_stream.errors import Busy, ConfigError, NothingHeld
@@ -23,12 +23,16 @@ from omnidrop_stream.evidence import coverage_of
 from omnidrop_stream.model.base import OmniModel, Prompt, States
 from omnidrop_stream.model.template import ChatTemplate, Turn
 from omnidrop_stream.model.towers import EncodeCarry, Encoded, EncodeSettings, IntraSettings
-from omnidrop_stream.plan import nominal_r0, resolve_depth, schedule_for
+from omnidrop_stream.plan import (
+    needs_depth_zero,
+    nominal_r0,
+    resolve_depth,
+    schedule_for,
+    slots_within,
+)
 from omnidrop_stream.types import Answer, Chunk, Coverage, Delta, Gap, Query, Step
 
 MAX_LEDGER = 1024
-TEMPLATE_TOKENS = 32
-"""Room kept for the template's own tokens when positions are budgeted."""
 AUTO_RAISE_BELOW = 0.35
 AUTO_LOWER_ABOVE = 0.7
 """Shares of real time that ingest may take before ``auto`` moves the depth by one layer."""
@@ -72,21 +76,19 @@ class OmniStream:
         self._template = ChatTemplate(model.tokenizer, stream.kind)
         ids, markers = self._template.prompt(stream.system_prompt)
         self._prompt: Prompt = model.prefill_prompt(ids, markers)
-        intra = self._config.intra
+        intra, decode = self._config.intra, self._config.decode
         self._encode_settings = EncodeSettings(
             IntraSettings(intra.enabled, intra.audio_keep, intra.video_keep),
             self._frame_tokens,
             spec.ids_per_second,
         )
         self._nominal = nominal_r0(stream, intra, self._frame_tokens)
-        self._exact_depth = resolve_depth(
-            stream, intra, self._config.pruning, spec.n_layers, self._frame_tokens
-        )
-        self._depth = self._exact_depth
+        self._depth = self._exact_depth = self.layers_of(stream.prefill_depth)
         self._wanted_depth = self._depth
-        self._cache = TokenCache(
-            Budget(stream.budget_tokens, stream.budget_bytes, self._max_slots())
+        slots = slots_within(
+            spec.max_positions, self._prompt.base, spec.ids_per_chunk, stream, decode
         )
+        self._cache = TokenCache(Budget(stream.budget_tokens, stream.budget_bytes, slots))
         self._carry = EncodeCarry()
         self._ledger: list[Gap] = []
         self._conversations = Conversations(
@@ -151,20 +153,22 @@ class OmniStream:
             pass
 
     def push_steps(self, chunk: Chunk) -> Generator[None, None, None]:
-        """The same in turns. The trunk changes once, at the last one; an abandoned push leaves it
-        as it was.
+        """The same in turns. Room is made at the second one, and the chunk joins the trunk at the
+        last: an abandoned push adds nothing.
         """
         started, generation = self._clock(), self._generation
         encoded = self._model.encode(chunk, self._carry, self._encode_settings)
         yield
         spec = self._model.spec
-        per_token = 2 * self._depth * spec.n_kv_heads * spec.head_dim + 2 * spec.hidden_size
-        size = encoded.tokens.count * per_token * encoded.tokens.embeds.element_size()
+        kv_width = spec.n_kv_heads * spec.head_dim
+        size = expected_bytes(encoded.tokens, self._depth, spec.n_layers, kv_width)
         self._cache.make_room(encoded.tokens.count, size, 2, encoded.window)
-        segment = yield from self._extended(chunk, encoded, self._cache.snapshot())
+        held, depth = self._cache.snapshot(), self._depth
+        segment = yield from self._extended(chunk, encoded, held, depth)
         while segment.depth != self._depth and generation == self._generation:
             # The depth changed between two turns; the trunk is uniform, so do it again.
-            segment = yield from self._extended(chunk, encoded, self._cache.snapshot())
+            held, depth = self._cache.snapshot(), self._depth
+            segment = yield from self._extended(chunk, encoded, held, depth)
         if generation != self._generation:
             self.note_gap(Gap(chunk.start_s, chunk.end_s, "forgotten"))
             return
@@ -184,7 +188,7 @@ class OmniStream:
         self._ledger = [*self._ledger[-(MAX_LEDGER - 1) :], gap]
 
     def _extended(
-        self, chunk: Chunk, encoded: Encoded, held: tuple[Segment, ...]
+        self, chunk: Chunk, encoded: Encoded, held: tuple[Segment, ...], depth: int
     ) -> Generator[None, None, Segment]:
         tokens = encoded.tokens
         bare = Segment(
@@ -201,7 +205,7 @@ class OmniStream:
             hidden=tokens.embeds,
             seen_from=held[0].chunk if held else chunk.index,
         )
-        return (yield from self._deepened(bare, held, tokens.embeds, range(self._depth)))
+        return (yield from self._deepened(bare, held, tokens.embeds, range(depth)))
 
     def _deepened(
         self, segment: Segment, past: tuple[Segment, ...], hidden: torch.Tensor, layers: range
@@ -237,9 +241,7 @@ class OmniStream:
             )
         self._wanted_depth = depth
         if depth == 0 and self._depth:
-            held = self._cache.snapshot()
-            none = self._prompt.keys[:0, :, :0]
-            self._cache.replace(tuple(_bare(s, none) for s in held))
+            self._cache.replace(tuple(s.bare() for s in self._cache.snapshot()))
             self._depth = 0
 
     def layers_of(self, depth: int | DepthName) -> int:
@@ -260,25 +262,35 @@ class OmniStream:
         if wanted == self._depth:
             return
         deeper = wanted > self._depth
-        none = self._prompt.keys[:0, :, :0]
         done: dict[int, Segment] = {}
         generation = self._generation
         while wanted == self._wanted_depth != self._depth and generation == self._generation:
             held = self._cache.snapshot()
             todo = next((s for s in held if s.chunk not in done), None)
             if todo is None:
-                self._cache.replace(tuple(done[s.chunk] for s in held))
-                self._depth = wanted
+                self._switch(held, tuple(done[s.chunk] for s in held), wanted)
                 return
             past = tuple(done[s.chunk] for s in held if s.chunk in done)
-            source = todo if deeper else _bare(todo, none)
+            source = todo if deeper else todo.bare()
             hidden = todo.hidden if deeper and todo.hidden is not None else todo.tokens.embeds
             layers = range(self._depth, wanted) if deeper else range(wanted)
             done[todo.chunk] = yield from self._deepened(source, past, hidden, layers)
 
+    def _switch(self, held: tuple[Segment, ...], done: tuple[Segment, ...], depth: int) -> None:
+        """Serve ``done``; where the byte budget cannot hold one window of it, stay as it was."""
+        self._cache.replace(done)
+        try:
+            self._cache.make_room(0, 0, 0, held[-1].window if held else -1)
+            self._depth = depth
+        except ConfigError:
+            self._cache.replace(held)
+            self._wanted_depth = self._depth
+
     def _adapt(self, chunk: Chunk) -> None:
         """``auto``: one layer deeper or shallower, by the share of real time this chunk took."""
         if self._config.stream.prefill_depth != "auto" or self._wanted_depth != self._depth:
+            return
+        if needs_depth_zero(self._config.pruning):
             return
         share = self._last_push_s / chunk.duration_s
         deepest = max(self._model.spec.n_layers // 2, self._exact_depth)
@@ -317,16 +329,14 @@ class OmniStream:
         """
         query = Query(query) if isinstance(query, str) else query
         decode = decode or self._config.decode
-        started = self._clock()
+        started, generation, depth = self._clock(), self._generation, self._depth
         decode.check_question(query.text)
-        held = self._cache.snapshot()
-        provisional = None
+        segments = self._cache.snapshot()
+        provisional = False
         if open_chunk is not None and self._joins(open_chunk):
-            encoded = self._model.encode(open_chunk, self._carry, self._encode_settings)
-            yield Step.PREFILL
-            if encoded.tokens.count:
-                provisional = yield from _as_steps(self._extended(open_chunk, encoded, held))
-        segments = (*held, provisional) if provisional is not None else held
+            newest = yield from self._opened(open_chunk, segments, depth, cancelled)
+            segments, provisional = (*segments, *newest), bool(newest)
+            del newest
         if not segments:
             raise NothingHeld(
                 "nothing of this stream is held yet, so there is nothing to answer about; wait "
@@ -337,27 +347,50 @@ class OmniStream:
             prompt=self._prompt,
             template=self._template,
             segments=segments,
-            provisional=provisional is not None,
+            provisional=provisional,
             query=query,
             history=self._conversations.of(query.session),
             pruning=pruning or self._config.pruning,
             decode=decode,
-            depth=self._depth,
+            depth=depth,
             nominal_r0=self._nominal,
             coverage=self._ledger,
             dropped=self._dropped,
             clock=self._clock,
             started=started,
         )
+        del segments  # the run lets them go when it no longer needs them
         ticket = self._reserve(run.estimated_bytes())
         try:
             yield from run.turns(cancelled)
         finally:
             self._forks.pop(ticket, None)
             run.free()
-        if run.answer is not None and run.answer.finish != "cancelled":
+        forgotten = generation != self._generation  # the answer may tell of it
+        if run.answer is not None and run.answer.finish != "cancelled" and not forgotten:
             turn = Turn(query.text, run.answer.text, run.answer.asked_at_s)
             self._conversations.remember(query.session, turn)
+
+    def _opened(
+        self,
+        chunk: Chunk,
+        held: tuple[Segment, ...],
+        depth: int,
+        cancelled: Callable[[], bool],
+    ) -> Generator[Step, None, tuple[Segment, ...]]:
+        """The open chunk's segment for one answer; none where it has no tokens or is cancelled."""
+        encoded = self._model.encode(chunk, self._carry, self._encode_settings)
+        yield Step.PREFILL
+        if not encoded.tokens.count:
+            return ()
+        turns = self._extended(chunk, encoded, held, depth)
+        while not cancelled():
+            try:
+                next(turns)
+            except StopIteration as done:
+                return (done.value,)
+            yield Step.PREFILL
+        return ()
 
     def _joins(self, open_chunk: Chunk) -> bool:
         """Whether the open chunk follows what is held; behind unfinished ingest it would not."""
@@ -380,24 +413,6 @@ class OmniStream:
         self._fork_number += 1
         self._forks[self._fork_number] = nbytes
         return self._fork_number
-
-    def _max_slots(self) -> int:
-        spec, decode = self._model.spec, self._config.decode
-        rest = (
-            self._config.stream.history_tokens
-            + decode.question_chars
-            + decode.max_tokens
-            + TEMPLATE_TOKENS
-        )
-        slots = (spec.max_positions - self._prompt.base - rest) // spec.ids_per_chunk
-        if slots < 2:
-            raise ConfigError(
-                f"prompt, history, question and answer take {self._prompt.base + rest} of this "
-                f"model's {spec.max_positions} "
-                "positions and leave no room for a window of two chunks; lower history_tokens, "
-                "question_chars or max_tokens"
-            )
-        return slots
 
     # -- memory of conversations, and forgetting
 
@@ -426,21 +441,3 @@ class OmniStream:
         """What a question asked now could see."""
         held = self._cache.snapshot()
         return coverage_of(held, self._ledger) if held else None
-
-
-def _bare(segment: Segment, none: torch.Tensor) -> Segment:
-    """``segment`` at depth 0: its embeddings only, which remember nothing that has left."""
-    return replace(
-        segment, keys=none, values=none, hidden=segment.tokens.embeds, seen_from=segment.chunk
-    )
-
-
-def _as_steps(turns: Generator[None, None, Segment]) -> Generator[Step, None, Segment]:
-    """Turns of an ingest as turns of a question's prefill."""
-    while True:
-        try:
-            next(turns)
-        except StopIteration as done:
-            segment: Segment = done.value
-            return segment
-        yield Step.PREFILL

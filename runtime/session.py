@@ -173,10 +173,12 @@ class StreamSession:
         for task in (self._starting, self._watching):
             if task is not None:
                 task.cancel()
-        if not await asyncio.to_thread(self._capture.join, JOIN_S):
+        # Side by side, so that two stuck threads cost one time-out.
+        joined = asyncio.to_thread(self._capture.join, JOIN_S)
+        host = self.host.__aexit__(None, None, None) if self._own_host else asyncio.sleep(0)
+        ended, _ = await asyncio.gather(joined, host)
+        if not ended:
             self.stats.count("capture.not_ended")
-        if self._own_host:
-            await self.host.__aexit__(None, None, None)
         self.ended.set()
         for future in (self._ready, self._opened):
             if not future.done():

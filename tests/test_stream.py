@@ -135,7 +135,7 @@ def test_depth_zero_stays_exact_after_eviction(model):
     rolled = opened(model, 0, many, stream=options)
     held = [s.chunk for s in rolled.snapshot()]
     fresh = opened(model, 0, [many[i] for i in held], stream=options)
-    assert 0 < held[0]
+    assert held[0] > 0
     assert answered(rolled).label == "exact"
     assert answered(fresh).text == answered(rolled).text
     assert answered(fresh).evidence == answered(rolled).evidence

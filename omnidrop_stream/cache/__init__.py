@@ -1,6 +1,12 @@
 """The rolling, budgeted store of a stream's states. It knows no model."""
 
-from omnidrop_stream.cache.segment import Segment, largest_id, slots_of, tensor_bytes
+from omnidrop_stream.cache.segment import (
+    Segment,
+    expected_bytes,
+    largest_id,
+    slots_of,
+    tensor_bytes,
+)
 from omnidrop_stream.cache.token_cache import EVICTION, Budget, TokenCache, oldest_window
 
 __all__ = [
@@ -8,6 +14,7 @@ __all__ = [
     "Budget",
     "Segment",
     "TokenCache",
+    "expected_bytes",
     "largest_id",
     "oldest_window",
     "slots_of",

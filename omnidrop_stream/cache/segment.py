@@ -6,7 +6,7 @@ segments; it is free, needs no lock and is not disturbed by chunks that arrive o
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -57,6 +57,23 @@ class Segment:
         hidden = None if self.hidden is self.tokens.embeds else self.hidden
         t = self.tokens
         return tensor_bytes(t.embeds, t.modality, t.offsets, self.keys, self.values, hidden)
+
+    def bare(self) -> Segment:
+        """The same at depth 0: its embeddings only, which remember nothing that has left."""
+        none = self.keys[:0, :, :0]
+        return replace(
+            self, keys=none, values=none, hidden=self.tokens.embeds, seen_from=self.chunk
+        )
+
+
+def expected_bytes(tokens: ChunkTokens, depth: int, n_layers: int, kv_width: int) -> int:
+    """``nbytes`` of a segment of ``tokens`` after ``depth`` layers, before its states exist.
+
+    kv_width: numbers that a token's key has in one layer (key heads times their width).
+    """
+    own = tensor_bytes(tokens.embeds, tokens.modality, tokens.offsets)
+    states = 2 * depth * tokens.count * kv_width * tokens.embeds.element_size()
+    return own + states + (tensor_bytes(tokens.embeds) if 0 < depth < n_layers else 0)
 
 
 def slots_of(segments: tuple[Segment, ...]) -> list[int]:

@@ -84,7 +84,8 @@ class Decoder:
 
         def heads(linear: nn.Linear) -> torch.Tensor:
             flat: torch.Tensor = linear(normed)
-            return flat.view(hidden.shape[0], -1, attention.head_dim).transpose(0, 1)
+            width = attention.head_dim  # spelt out because -1 is ambiguous where there are no rows
+            return flat.view(flat.shape[0], flat.shape[1] // width, width).transpose(0, 1)
 
         q = rotate(heads(attention.q_proj), angles)
         return Projected(q, heads(attention.k_proj), heads(attention.v_proj))
@@ -92,7 +93,7 @@ class Decoder:
     def finish(self, layer: int, hidden: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
         """The rest of ``layer`` after attention: attended [H, n, hd] -> hidden [n, d]."""
         block = self.layers[layer]
-        flat = attended.transpose(0, 1).reshape(hidden.shape[0], -1)
+        flat = attended.transpose(0, 1).flatten(1)
         hidden = hidden + block.self_attn.o_proj(flat)
         out: torch.Tensor = hidden + block.mlp(block.post_attention_layernorm(hidden))
         return out

@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from huggingface_hub import HfApi, snapshot_download
 from safetensors import SafetensorError, safe_open
 from transformers import AutoTokenizer, Qwen2_5OmniThinkerForConditionalGeneration
 from transformers.utils import logging as hf_logging
@@ -23,9 +22,12 @@ from omnidrop_stream.model.base import ModelSpec
 from omnidrop_stream.model.pixels import CLIP_MEAN, CLIP_STD, PixelSettings
 from omnidrop_stream.model.qwen_omni import QwenOmni
 from omnidrop_stream.model.shapes import Shape, byte_tokenizer, random_thinker
+from omnidrop_stream.model.template import ChatTemplate
+from omnidrop_stream.types import StreamKind
 
 EMBEDDED = Path(__file__).parent.parent / "world" / "weights"
 PAPER_FRAME_TOKENS = 144
+HUB_TIMEOUT_S = 10.0
 WANTED = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.txt", "*.jinja")
 Progress = Callable[[str], None]
 
@@ -118,12 +120,26 @@ def checkpoint_folder(model: str, progress: Progress = _quiet) -> Path:
             "Qwen/Qwen2.5-Omni-3B, or embedded"
         )
     progress(f"fetching {model}")
+    return _from_hub(model)
+
+
+def _from_hub(model: str) -> Path:
+    refusal: Exception | None = None
     try:
-        return Path(snapshot_download(model, allow_patterns=list(WANTED)))
-    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        # snapshot_download asks this first too, but would wait for the hub's word without end.
+        HfApi().model_info(model, timeout=HUB_TIMEOUT_S)
+    except Exception as error:  # the network library's own kinds differ between hub versions
+        refusal = error
+    try:
+        return Path(
+            snapshot_download(
+                model, allow_patterns=list(WANTED), local_files_only=refusal is not None
+            )
+        )
+    except Exception as error:
         raise ModelNotFound(
             f"model {model!r} is neither a folder nor in the local cache, and fetching it failed "
-            f"({type(error).__name__}); check the name and the network, or give a folder"
+            f"({type(refusal or error).__name__}); check the name and the network, or give a folder"
         ) from None
 
 
@@ -144,6 +160,7 @@ def load_model(config: ModelSettings, progress: Progress = _quiet) -> QwenOmni:
     progress(f"moving to {device}")
     thinker.to(device).eval()
     tokenizer = _read_tokenizer(folder)
+    _check_tokenizer(tokenizer, thinker)
     return QwenOmni(
         thinker,
         tokenizer,
@@ -190,7 +207,8 @@ def _check_shards(folder: Path) -> None:
     index = folder / "model.safetensors.index.json"
     names = {"model.safetensors"}
     if index.is_file():
-        names = set(_read_json(index).get("weight_map", {}).values())
+        shards = _read_json(index).get("weight_map")
+        names = set(map(str, shards.values())) if isinstance(shards, dict) else set()
     if not names:
         raise ModelMismatch(f"{index.name} names no shard; fetch the checkpoint again")
     for name in sorted(names):
@@ -222,10 +240,11 @@ def _read_thinker(folder: Path, dtype: torch.dtype, attention: str) -> Any:
             local_files_only=True,
             output_loading_info=True,
         )
-    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+    except Exception as error:  # a damaged config.json can make any line of the class fail
         reason = " ".join(str(error).split())[:300]
         raise ModelMismatch(
-            f"the checkpoint cannot be loaded as a Qwen2.5-Omni thinker: {reason}"
+            f"the checkpoint cannot be loaded as a Qwen2.5-Omni thinker ({reason}); fetch the "
+            "checkpoint again, or give another"
         ) from None
     missing = sorted(report["missing_keys"])
     if missing or report["mismatched_keys"]:
@@ -241,9 +260,23 @@ def _read_thinker(folder: Path, dtype: torch.dtype, attention: str) -> Any:
 def _read_tokenizer(folder: Path) -> Any:
     try:
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # as above, for tokenizer.json and tokenizer_config.json
         reason = " ".join(str(error).split())[:200]
-        raise ModelMismatch(f"the checkpoint's tokenizer cannot be read: {reason}") from None
+        raise ModelMismatch(
+            f"the checkpoint's tokenizer cannot be read ({reason}); fetch the checkpoint again"
+        ) from None
+
+
+def _check_tokenizer(tokenizer: Any, thinker: Any) -> None:
+    """Refuse a tokenizer of another model: missing special tokens, or ids beyond the embedding."""
+    ids = [ChatTemplate(tokenizer, kind).special("<|im_end|>") for kind in StreamKind]
+    ids += tokenizer.get_added_vocab().values()
+    rows = int(thinker.get_input_embeddings().weight.shape[0])
+    if max(ids) >= rows:
+        raise ModelMismatch(
+            f"the tokenizer has ids up to {max(ids)}, and the model knows {rows} tokens; the two "
+            "are not of one checkpoint: fetch it again"
+        )
 
 
 def _pixel_settings(folder: Path, thinker: Any) -> PixelSettings:
@@ -253,13 +286,20 @@ def _pixel_settings(folder: Path, thinker: Any) -> PixelSettings:
     factor = int(vision.patch_size) * int(vision.spatial_merge_size)
     size = values.get("size") if isinstance(values.get("size"), dict) else {}
     most = values.get("max_pixels") or (size or {}).get("longest_edge") or 768 * factor * factor
+    mean, std = values.get("image_mean") or CLIP_MEAN, values.get("image_std") or CLIP_STD
+    try:
+        most, mean, std = int(most), tuple(map(float, mean)), tuple(map(float, std))
+    except (TypeError, ValueError) as error:
+        raise ModelMismatch(
+            f"{path.name} of the checkpoint is damaged ({error}); fetch the checkpoint again"
+        ) from None
     return PixelSettings(
         patch_size=int(vision.patch_size),
         merge_size=int(vision.spatial_merge_size),
         temporal_patch_size=int(vision.temporal_patch_size),
-        max_tokens=max(1, int(most) // (factor * factor)),
-        mean=tuple(values.get("image_mean", CLIP_MEAN)),
-        std=tuple(values.get("image_std", CLIP_STD)),
+        max_tokens=max(1, most // (factor * factor)),
+        mean=mean,
+        std=std,
     )
 
 

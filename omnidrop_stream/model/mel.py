@@ -10,6 +10,7 @@ measured by ``tests/model/test_mel.py``.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cache
 
@@ -31,6 +32,13 @@ class MelCarry:
     """The loudest log10 value of each of the last chunks (at most 14), oldest first."""
 
     maxima: tuple[float, ...] = ()
+
+    def aged(self, chunks: int) -> MelCarry:
+        """The carry after that many chunks without sound: what is older than 30 s is forgotten."""
+        if not self.maxima or chunks < 1:
+            return self
+        silence = (-math.inf,) * min(chunks, FLOOR_CHUNKS - 1)
+        return MelCarry((*self.maxima, *silence)[-(FLOOR_CHUNKS - 1) :])
 
 
 @cache

@@ -17,6 +17,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from omnidrop_stream.errors import SourceUnreadable
+
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 MAX_ASPECT = 200.0
@@ -47,13 +49,12 @@ def fit_size(height: int, width: int, tokens: int, factor: int) -> tuple[int, in
     16:9 at 144 tokens and factor 28 gives 252 x 448 (9 x 16 tokens), 4:3 gives 10 x 13. Smaller
     pictures are scaled up to the budget, as the stock processor does below its minimum.
 
-    Raises ValueError for an empty picture or an aspect beyond 200:1.
+    Raises SourceUnreadable for an empty picture or an aspect beyond 200:1.
     """
     if height < 1 or width < 1 or max(height, width) / min(height, width) > MAX_ASPECT:
-        raise ValueError(
+        raise SourceUnreadable(
             f"a picture of {width} x {height} pixels cannot be used: sides must be positive and "
-            "their ratio "
-            f"at most {MAX_ASPECT:.0f}:1"
+            f"their ratio at most {MAX_ASPECT:.0f}:1; use another source"
         )
     scale = math.sqrt(tokens / (height * width))
     rows = max(1, math.floor(height * scale + 1e-6))

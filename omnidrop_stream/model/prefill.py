@@ -212,6 +212,8 @@ class PrunedPrefill:
             return query_importance(new.q[:, -1:], keys, columns)
         if guidance == "audio":
             sound = (self._modality[self._visible] == int(Modality.AUDIO)).nonzero()[:, 0]
+            if not len(sound):  # none came, or none is left: the question guides
+                return query_importance(queries, keys, columns, rows=text)
             return audio_guided_importance(new.q[:, sound], keys, columns, rows=sound + first)
         return None
 

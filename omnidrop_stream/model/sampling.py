@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import torch
 
+COLDEST = 1e-5
+"""Below it, dividing by the temperature would overflow; the choice is greedy there anyway."""
+
 
 def pick_token(
     logits: torch.Tensor, temperature: float, top_p: float, generator: torch.Generator | None
@@ -11,7 +14,7 @@ def pick_token(
     """One token id from ``logits`` f32 [vocabulary]; greedy at temperature 0, else nucleus sampling
     (top-p).
     """
-    if temperature <= 0.0:
+    if temperature < COLDEST:
         return int(logits.argmax())
     probabilities = torch.softmax(logits.cpu() / temperature, dim=-1)
     ordered, ids = probabilities.sort(descending=True)

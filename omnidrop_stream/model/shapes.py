@@ -120,13 +120,24 @@ def shape_of(text: str) -> Shape:
         raise ConfigError(
             f"{text!r} is no known shape and no file; allowed: {', '.join(SHAPES)}, or a YAML file"
         )
-    values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(
+            f"{path} cannot be read as YAML ({reason}); give a mapping of sections"
+        ) from None
     base = SHAPES["bench"]
-    if not isinstance(values, dict) or (
-        unknown := set(values) - {"text", "audio", "vision", "image_tokens"}
+    sections = ("text", "audio", "vision")
+    if (
+        not isinstance(values, dict)
+        or set(values) - {*sections, "image_tokens"}
+        or not all(isinstance(values.get(name, {}), dict) for name in sections)
+        or not isinstance(values.get("image_tokens", 1), int)
     ):
         raise ConfigError(
-            f"{path}: a shape has the sections text, audio, vision and image_tokens; got {unknown}"
+            f"{path}: a shape has the sections text, audio and vision, each a mapping, and "
+            f"image_tokens, a number; got {str(values)[:200]}"
         )
     return replace(
         base,

@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+from omnidrop_stream.errors import ModelMismatch
 from omnidrop_stream.types import StreamKind
 
 
@@ -27,9 +28,6 @@ class Tokenizer(Protocol):
 
     def decode(self, ids: list[int], *, skip_special_tokens: bool = ...) -> str:
         """Text of ``ids``."""
-
-    def convert_tokens_to_ids(self, token: str) -> int | None:
-        """Id of one token."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +69,14 @@ class ChatTemplate:
         self._closing = [self.special(t) for t in closing]
 
     def special(self, token: str) -> int:
-        """Id of a special token; raises ValueError where the tokenizer lacks it."""
-        found = self._tokenizer.convert_tokens_to_ids(token)
+        """Id of a special token; raises ModelMismatch where the tokenizer lacks it."""
+        # Not convert_tokens_to_ids: a Qwen2 tokenizer gives <|endoftext|> for what it lacks.
+        found = self._tokenizer.get_added_vocab().get(token)
         if found is None:
-            raise ValueError(f"the tokenizer has no {token}: this is no Qwen2.5-Omni tokenizer")
+            raise ModelMismatch(
+                f"the tokenizer has no {token}, so it is no Qwen2.5-Omni tokenizer; fetch the "
+                "checkpoint again"
+            )
         return found
 
     def words(self, text: str) -> list[int]:

@@ -24,7 +24,7 @@ from omnidrop_stream.method import (
 from omnidrop_stream.model.mel import MelCarry, chunk_mel
 from omnidrop_stream.model.pixels import PixelSettings, fit_size, patchify, resize_frames
 from omnidrop_stream.model.rope import audio_offsets, video_offsets
-from omnidrop_stream.types import Chunk, ChunkTokens, Modality
+from omnidrop_stream.types import CHUNK_SECONDS, Chunk, ChunkTokens, Modality
 
 MIN_MEL_FRAMES = 3
 """Fewer frames give no token after the tower's convolution and pooling."""
@@ -63,6 +63,7 @@ class EncodeCarry:
     window: int = -1
     chunks_in_window: int = 0
     frame_size: tuple[int, int] | None = None
+    fps: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,20 +114,28 @@ class Towers:
 
     def _opened(self, chunk: Chunk, carry: EncodeCarry) -> EncodeCarry:
         """The carry as this chunk finds it: merging restarts after a gap, a new epoch or another
-        frame size.
+        frame size or rate; the mel floor forgets by time, whether sound came or not.
         """
         size = None if chunk.frames is None or not len(chunk.frames) else chunk.frames.shape[1:3]
         size = (int(size[0]), int(size[1])) if size is not None else carry.frame_size
         first = carry.window < 0 or chunk.epoch != carry.epoch
         if first:
             carry = EncodeCarry(epoch=chunk.epoch, window=carry.window)
-        broken = first or chunk.index != carry.next_chunk or size != carry.frame_size
-        per_window = max(1, round(8.0 / (chunk.fps * chunk.duration_s)))
+        broken = first or (chunk.index, size, chunk.fps) != (
+            carry.next_chunk,
+            carry.frame_size,
+            carry.fps,
+        )
+        # A short last chunk counts as a whole one.
+        per_window = max(1, round(8.0 / (chunk.fps * CHUNK_SECONDS)))
+        silent = chunk.index - carry.next_chunk + (chunk.audio is None)
         new_window = broken or carry.chunks_in_window >= per_window
         return replace(
             carry,
             next_chunk=chunk.index + 1,
             frame_size=size,
+            fps=chunk.fps,
+            mel=carry.mel if first else carry.mel.aged(silent),
             merge=None if new_window else carry.merge,
             window=carry.window + 1 if new_window else carry.window,
             chunks_in_window=1 if new_window else carry.chunks_in_window + 1,
@@ -195,7 +204,8 @@ class Towers:
             width = int(self._audio.proj.out_features)
             empty = torch.zeros(0, width, dtype=self._dtype, device=device)
             none = torch.zeros(0, dtype=torch.uint8, device=device)
-            return ChunkTokens(empty, none, torch.zeros(3, 0, dtype=torch.long), 0, 0)
+            offsets = torch.zeros(3, 0, dtype=torch.long, device=device)
+            return ChunkTokens(empty, none, offsets, 0, 0)
         kinds = [torch.full((p.embeds.shape[0],), int(m), dtype=torch.uint8) for m, p in parts]
         return ChunkTokens(
             embeds=torch.cat([p.embeds for _, p in parts]),
