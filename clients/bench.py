@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -124,3 +126,24 @@ def _windows(text: str) -> tuple[int, ...]:
     if not all(part.isascii() and part.isdigit() for part in parts):
         raise UsageError(f"--chunks = {text!r} is not allowed: give numbers such as 8,16,32,64")
     return tuple(int(part) for part in parts)
+
+
+@app.command()
+def live(
+    source: Annotated[str, typer.Option(help="What to watch.")] = "demo:",
+    model: Annotated[str | None, typer.Option(help="Hub id or folder.", metavar="ID")] = None,
+    seconds: Annotated[float, typer.Option(help="How long to watch.")] = 40.0,
+    ask_every: Annotated[float, typer.Option(help="Seconds between questions.")] = 5.0,
+    answer_tokens: Annotated[int, typer.Option(help="Longest answer.")] = 200,
+    json: Annotated[Path | None, typer.Option(help="Write the report there.")] = None,
+) -> None:
+    """Watch in real time and ask: chunks on time, first token, delay of the event loop."""
+    from runtime.bench import LiveBench, run_live
+    from runtime.models import default_model
+
+    config = _config(None, {"model": model or default_model()})
+    options = LiveBench(source, seconds, ask_every, answer_tokens)
+    text = dumps(asyncio.run(run_live(options, config)), indent=2)
+    if json is not None:
+        json.write_text(text + "\n", encoding="utf-8")
+    terminal.write_out(text)

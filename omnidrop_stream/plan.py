@@ -113,6 +113,21 @@ def schedule_for(pruning: PruningConfig, n_layers: int, r0: float) -> Schedule:
         raise ConfigError(f"retention = {target:.0%}: {error}") from None
 
 
+def describe_schedule(pruning: PruningConfig, n_layers: int, r0: float) -> str:
+    """For people: the schedule a full window gets, and how the budget solver came to it.
+
+    Appendix E's closed form stands beside the exact value.
+    """
+    if pruning.policy in UNSCHEDULED:
+        return f"{pruning.policy}: nothing leaves in the decoder"
+    if pruning.schedule is not None:
+        return f"schedule as given: {pruning.schedule.model_dump()}"
+    target = pruning.retention if pruning.retention is not None else 1.0
+    if target >= r0:
+        return f"retention {target:.1%}: {r0:.1%} enters, nothing leaves in the decoder"
+    return f"retention {target:.1%}: {solve_budget(target, n_layers=n_layers, r0=r0).describe()}"
+
+
 def policy_for(pruning: PruningConfig, schedule: Schedule) -> PruningPolicy:
     """The policy by name with its settings; raises ConfigError naming the known ones."""
     settings = PolicySettings(

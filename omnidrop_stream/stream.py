@@ -24,6 +24,7 @@ from omnidrop_stream.model.base import OmniModel, Prompt, States
 from omnidrop_stream.model.template import ChatTemplate, Turn
 from omnidrop_stream.model.towers import EncodeCarry, Encoded, EncodeSettings, IntraSettings
 from omnidrop_stream.plan import (
+    describe_schedule,
     needs_depth_zero,
     nominal_r0,
     resolve_depth,
@@ -249,6 +250,10 @@ class OmniStream:
         stream = self._config.stream.model_copy(update={"prefill_depth": depth})
         config, layers = self._config, self._model.spec.n_layers
         return resolve_depth(stream, config.intra, config.pruning, layers, self._frame_tokens)
+
+    def schedule_text(self) -> str:
+        """A full window's schedule in words: what the budget solver moved, its closed form."""
+        return describe_schedule(self._config.pruning, self._model.spec.n_layers, self._nominal)
 
     def check_reachable(self, pruning: PruningConfig) -> None:
         """Raise ConfigError, with what is reachable, where this model cannot prune like that."""

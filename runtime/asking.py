@@ -127,7 +127,8 @@ def ask_source(
         from omnidrop_stream.stream import OmniStream
 
         stream = OmniStream(model, config)
-        yield Status("stream", f"{config.stream.kind} stream, prefill depth {stream.depth}")
+        depth = f"{config.stream.kind} stream, prefill depth {stream.depth}"
+        yield Status("stream", f"{depth}; {stream.schedule_text()}")
         with closing(_Asking(stream, opened, questions).events()) as events:
             yield from events
 

@@ -10,6 +10,8 @@ from statistics import median
 from typing import Any
 
 from omnidrop_stream.config import Config
+from omnidrop_stream.lab.bench_cost import conditions
+from omnidrop_stream.model.load import pick_device
 from omnidrop_stream.types import Answer, Delta
 from runtime.host import ModelHost
 from runtime.session import StreamSession
@@ -54,6 +56,8 @@ async def run_live(
         await session.reached(options.seconds)
         snapshot = session.stats.snapshot()
     return {
+        "model": config.model.model,
+        **conditions(pick_device(config.model.device)),
         "options": {"seconds": options.seconds, "ask_every_s": options.ask_every_s},
         "chunks": snapshot["counters"].get("chunk.committed", 0),
         "chunks_late": snapshot["counters"].get("chunk.late", 0),

@@ -18,6 +18,7 @@ from omnidrop_stream.config import (
 from omnidrop_stream.errors import ConfigError
 from omnidrop_stream.method import catch_up_counts
 from omnidrop_stream.plan import (
+    describe_schedule,
     nominal_r0,
     plan_question,
     policy_for,
@@ -216,3 +217,13 @@ def test_slots_times_their_ids_stay_within_the_model(limit, base):
     slots = slots_within(limit, base, 50, stream, decode)
     assert slots >= 2
     assert base + slots * 50 + 159 + 32 <= limit < base + (slots + 1) * 50 + 159 + 32
+
+
+def test_the_schedules_words_hold_the_closed_form_beside_the_exact_value() -> None:
+    text = describe_schedule(PruningConfig(retention=0.30), 28, 0.45)
+    assert "closed form of p_final: 0.145" in text
+    assert "mean entering retention 30.0%" in text
+
+
+def test_a_policy_that_drops_nothing_says_so() -> None:
+    assert "nothing leaves" in describe_schedule(PruningConfig(policy="keep-all"), 28, 0.45)

@@ -29,6 +29,12 @@ CTRL_C, CTRL_D = "\x03", "\x04"
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b[=>]")
 
 
+@pytest.fixture(autouse=True)
+def able_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """prompt_toolkit draws no status line where TERM says "dumb", as a build server's may."""
+    monkeypatch.setenv("TERM", "xterm-256color")
+
+
 class Written(io.StringIO):
     """What went to the terminal, without the escapes; each write wakes who waits for a text."""
 

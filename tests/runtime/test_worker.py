@@ -233,3 +233,30 @@ def test_no_chunk_is_later_than_a_period_while_200_tokens_decode():
 def test_an_overloaded_model_still_lets_an_answer_finish():
     _, ended = simulate(answer_tokens=10, turn_s=0.5, chunk_turns=12, until_s=200.0)
     assert len(ended.events) == 10
+
+
+def turns_before_first_token(with_ingest):
+    """Turns of others between a question's hand-over and the end of its prefill."""
+    worker = ModelWorker(clock=lambda: 0.5)
+    feed = ListFeed(turns=12)
+    if with_ingest:
+        feed.waiting = [(0.0, 0.0), (2.0, 0.4)]
+        worker.add_feed(feed)
+        worker._next_work()()  # a chunk's ingest has begun
+    ended = Ended()
+
+    def question():
+        for _ in range(6):
+            yield Step.PREFILL
+        yield Delta("q", 0, "first")
+
+    worker.submit(job(question(), ended))
+    turns = 0
+    while not ended.events:
+        worker._next_work()()
+        turns += 1
+    return turns
+
+
+def test_a_first_token_comes_at_most_one_step_later_with_ingest():
+    assert turns_before_first_token(True) - turns_before_first_token(False) <= 1
