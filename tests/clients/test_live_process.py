@@ -23,7 +23,7 @@ from tests.runtime.servers import silent_port
 
 __all__ = ["silent_port"]
 
-WAIT_S = 90.0
+WAIT_S = 40.0
 CTRL_C = "\x03"
 ENDLESS = ("live", "demo:", "--model", "tiny", "--max-tokens", "6")
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b[=>]")
@@ -95,8 +95,10 @@ def test_at_a_terminal_one_asks_looks_and_leaves(repository: Path) -> None:
         terminal.sees("evidence ")
         terminal.type("/status\r")
         terminal.sees("answer.ttft")
+        terminal.sees("\n> ")  # the line is drawn again: from here on keys are read as keys
         terminal.type(CTRL_C)
         terminal.sees("press Ctrl-C once more to quit")
+        terminal.sees("\n> ")
         terminal.type(CTRL_C)
         terminal.sees("interrupted")
         assert process.wait(WAIT_S) == 130
