@@ -144,6 +144,15 @@ def policy_for(pruning: PruningConfig, schedule: Schedule) -> PruningPolicy:
         raise ConfigError(f"pruning.{error}") from None
 
 
+def intra_for(pruning: PruningConfig, intra: IntraConfig) -> IntraConfig:
+    """Pruning within each modality as a stream opened with this policy does it.
+
+    keep-all prunes nothing anywhere; a single question may still use it on a pruned stream.
+    """
+    wanted = policy_for(pruning, NOTHING_DROPPED).intra
+    return intra.model_copy(update={"enabled": intra.enabled and wanted})
+
+
 def resolve_depth(
     stream: StreamConfig,
     intra: IntraConfig,

@@ -25,6 +25,7 @@ from omnidrop_stream.model.template import ChatTemplate, Turn
 from omnidrop_stream.model.towers import EncodeCarry, Encoded, EncodeSettings, IntraSettings
 from omnidrop_stream.plan import (
     describe_schedule,
+    intra_for,
     needs_depth_zero,
     nominal_r0,
     resolve_depth,
@@ -77,7 +78,8 @@ class OmniStream:
         self._template = ChatTemplate(model.tokenizer, stream.kind)
         ids, markers = self._template.prompt(stream.system_prompt)
         self._prompt: Prompt = model.prefill_prompt(ids, markers)
-        intra, decode = self._config.intra, self._config.decode
+        decode = self._config.decode
+        intra = self._intra = intra_for(self._config.pruning, self._config.intra)
         self._encode_settings = EncodeSettings(
             IntraSettings(intra.enabled, intra.audio_keep, intra.video_keep),
             self._frame_tokens,
@@ -248,8 +250,8 @@ class OmniStream:
     def layers_of(self, depth: int | DepthName) -> int:
         """A depth by name as a number of layers; raises ConfigError where it is not allowed."""
         stream = self._config.stream.model_copy(update={"prefill_depth": depth})
-        config, layers = self._config, self._model.spec.n_layers
-        return resolve_depth(stream, config.intra, config.pruning, layers, self._frame_tokens)
+        pruning, layers = self._config.pruning, self._model.spec.n_layers
+        return resolve_depth(stream, self._intra, pruning, layers, self._frame_tokens)
 
     def schedule_text(self) -> str:
         """A full window's schedule in words: what the budget solver moved, its closed form."""

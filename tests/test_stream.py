@@ -433,3 +433,15 @@ def test_auto_depth_goes_shallower_when_ingest_takes_too_long(model):
         for _ in stream.background_steps():
             pass
     assert stream.depth < start
+
+
+def test_a_stream_opened_with_keep_all_prunes_nothing_anywhere(model, chunks):
+    answer = answered(opened(model, 0, chunks[:4], pruning={"policy": "keep-all"}))
+    assert answer.tokens.mean_entering == 1.0
+    assert answer.tokens.entering == answer.tokens.unpruned
+
+
+def test_a_stream_opened_intra_only_prunes_within_each_modality(model, chunks):
+    answer = answered(opened(model, 0, chunks[:4], pruning={"policy": "intra-only"}))
+    assert answer.tokens.entering < answer.tokens.unpruned
+    assert all(row.dropped == 0 for row in answer.tokens.per_layer)

@@ -91,7 +91,7 @@ def depth_of(model: OmniModel, config: Config, cell: Cell) -> int:
 
 def open_at(model: OmniModel, config: Config, depth: int) -> OmniStream:
     """A stream whose chunks pass ``depth`` layers on arrival, for any pruning at question time."""
-    free = {"pruning": {"policy": "keep-all", "retention": None, "schedule": None}}
+    free = {"pruning": {"policy": "intra-only", "retention": None, "schedule": None}}
     return OmniStream(model, merged(config, {"stream": {"prefill_depth": depth}, **free}))
 
 
