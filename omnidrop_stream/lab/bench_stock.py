@@ -13,6 +13,7 @@ import torch
 
 from omnidrop_stream.lab.bench_feed import QUESTION
 from omnidrop_stream.model.mel import MelCarry, chunk_mel
+from omnidrop_stream.model.parts import parts_of
 from omnidrop_stream.model.pixels import fit_size, patchify, resize_frames
 from omnidrop_stream.model.prefill import tail_positions
 from omnidrop_stream.model.qwen_omni import QwenOmni
@@ -70,7 +71,7 @@ class StockWindow:
 
     @property
     def _n_mels(self) -> int:
-        return int(self._thinker.model.audio_tower.num_mel_bins)
+        return int(parts_of(self._thinker).audio.num_mel_bins)
 
     def _id(self, token: str) -> int:
         return self._template.special(token)
@@ -117,7 +118,7 @@ class StockWindow:
     @torch.inference_mode()
     def layers(self, embeds: torch.Tensor) -> torch.Tensor:
         """All decoder layers over the window, the last position through the head: [vocabulary]."""
-        out = self._thinker.model.language_model(
+        out = parts_of(self._thinker).text(
             inputs_embeds=embeds, position_ids=self._positions, use_cache=True
         )
         logits: torch.Tensor = self._thinker.lm_head(out.last_hidden_state[:, -1:])

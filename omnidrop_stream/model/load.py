@@ -19,6 +19,7 @@ from transformers.utils import logging as hf_logging
 
 from omnidrop_stream.errors import ConfigError, MissingDependency, ModelMismatch, ModelNotFound
 from omnidrop_stream.model.base import ModelSpec
+from omnidrop_stream.model.parts import parts_of
 from omnidrop_stream.model.pixels import CLIP_MEAN, CLIP_STD, PixelSettings
 from omnidrop_stream.model.qwen_omni import QwenOmni
 from omnidrop_stream.model.shapes import Shape, byte_tokenizer, random_thinker
@@ -309,7 +310,7 @@ def _spec(name: str, thinker: Any, tokenizer: Any, pixels: PixelSettings) -> Mod
     ids = [eos] if isinstance(eos, int) else list(eos or [])
     ids += [tokenizer.convert_tokens_to_ids(t) for t in ("<|im_end|>", "<|endoftext|>")]
     weight = thinker.lm_head.weight
-    first = thinker.model.language_model.layers[0].self_attn
+    first = parts_of(thinker).text.layers[0].self_attn
     return ModelSpec(
         name=name,
         n_layers=int(text.num_hidden_layers),

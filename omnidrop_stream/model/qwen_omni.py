@@ -12,6 +12,7 @@ from omnidrop_stream.model.attention import causal_attention
 from omnidrop_stream.model.base import ModelSpec, Prompt, Question, States
 from omnidrop_stream.model.decoder import Decoder
 from omnidrop_stream.model.fork import Fork
+from omnidrop_stream.model.parts import parts_of
 from omnidrop_stream.model.prefill import PrunedPrefill, Trunk
 from omnidrop_stream.model.rope import Rotary, block_positions, rotate, text_positions
 from omnidrop_stream.model.template import Tokenizer
@@ -28,7 +29,8 @@ class QwenOmni:
         self._thinker = thinker
         self._tokenizer = tokenizer
         self._spec = spec
-        text = thinker.model.language_model
+        parts = parts_of(thinker)
+        text = parts.text
         rotary = text.rotary_emb
         self._decoder = Decoder(
             layers=list(text.layers),
@@ -41,12 +43,7 @@ class QwenOmni:
                 float(rotary.attention_scaling),
             ),
         )
-        self._towers = Towers(
-            thinker.model.audio_tower,
-            thinker.model.visual,
-            spec.pixels,
-            thinker.model.audio_tower.num_mel_bins,
-        )
+        self._towers = Towers(parts.audio, parts.visual, spec.pixels, parts.audio.num_mel_bins)
 
     @property
     def spec(self) -> ModelSpec:
