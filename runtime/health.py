@@ -21,7 +21,6 @@ _PACKAGES = (
     ("transformers", "transformers"),
     ("numpy", "numpy"),
     ("pydantic", "pydantic"),
-    ("opencv-python-headless", "cv2"),
     ("safetensors", "safetensors"),
 )
 
