@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import random
 import threading
 
 import pytest
@@ -318,22 +319,68 @@ async def test_muted_sound_never_reaches_the_trunk(model, config):
     assert any(gap.reason == "audio_absent" for gap in answer.coverage.gaps)
 
 
-async def test_200_cancelled_questions_leave_the_trunk_as_the_never_asked_run(model):
+async def test_200_questions_cancelled_at_random_tokens_leave_the_never_asked_trunk(model):
+    steps = []
+
+    class Counting:
+        def __getattr__(self, name):
+            return getattr(model, name)
+
+        def decode_step(self, fork, token):
+            steps.append(token)
+            return model.decode_step(fork, token)
+
     config = settings(**PRUNED, decode={"max_tokens": 24, "question_chars": 200})
-    async with (
-        asyncio.timeout(90),
-        StreamSession("demo:?seconds=6", config, realtime=False, load=lambda: model) as session,
-    ):
-        await session.drained()
-        stream = session._stream
-        before = trunk_hash(stream)
-        for number in range(200):  # tokens 0 to 19
-            answer = session.ask("what?")
-            for _ in range(number % 20):
-                if await anext(answer, None) is None:
-                    break
-            await answer.aclose()
-        status = await asyncio.wrap_future(session.host.worker.call(stream.status))
-        after = trunk_hash(stream)
-    assert after == before
-    assert status.fork_bytes == 0 or status.answers_in_progress <= 1
+    draw = random.Random(7)
+    source = "demo:?seconds=12&seed=3"
+    async with asyncio.timeout(90):
+        async with StreamSession(source, config, realtime=False, load=lambda: model) as session:
+            await session.drained()
+            never_asked = await on_worker(session, lambda: trunk_hash(session._stream))
+        async with StreamSession(source, config, realtime=False, load=Counting) as session:
+            late = []
+            for _ in range(200):  # chunks go on arriving meanwhile
+                answer = session.ask("what?")
+                for _ in range(draw.randrange(20)):
+                    if await anext(answer, None) is None:
+                        break
+                await answer.aclose()
+                taken = len(steps)
+                while (status := await on_worker(session, session._stream.status)).fork_bytes:
+                    pass
+                late.append(len(steps) - taken)
+            await session.drained()
+            asked = await on_worker(session, lambda: trunk_hash(session._stream))
+    assert max(late) <= 1
+    assert status.answers_in_progress == 0
+    assert asked == never_asked
+
+
+async def test_a_model_five_times_too_slow_never_holds_up_the_source(model, config):
+    permits = threading.Semaphore(0)
+
+    class Slow:
+        def __getattr__(self, name):
+            return getattr(model, name)
+
+        def encode(self, chunk, carry, settings):
+            assert permits.acquire(timeout=WAIT_S)
+            return model.encode(chunk, carry, settings)
+
+    source = GatedSource(70)
+    waiting = []
+    async with asyncio.timeout(WAIT_S), StreamSession(source, config, load=Slow) as session:
+        for number in range(1, 7):
+            source.let(10)  # five chunks come in the time that the model takes for one
+            await session.reached(10.0 * number - 1.5)
+            waiting.append(session.stats.snapshot()["gauges"]["feed.waiting"])
+            permits.release()
+            await committed(session, number)
+        permits.release(20)
+        await committed(session, 8)
+        answer = await answer_of(session, "what?")
+    lost = session.stats.counter("feed.dropped.overload")
+    assert max(waiting) <= 3
+    assert lost >= 15
+    assert answer.dropped_chunks == lost
+    assert sum(gap.reason == "overload" for gap in answer.coverage.gaps) >= 3
