@@ -330,7 +330,7 @@ async def test_200_questions_cancelled_at_random_tokens_leave_the_never_asked_tr
             steps.append(token)
             return model.decode_step(fork, token)
 
-    config = settings(**PRUNED, decode={"max_tokens": 24, "question_chars": 200})
+    config = settings(**PRUNED, decode={"max_tokens": 60, "question_chars": 200})
     draw = random.Random(7)
     source = "demo:?seconds=12&seed=3"
     async with asyncio.timeout(90):
