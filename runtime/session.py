@@ -22,7 +22,7 @@ from runtime.capture import CaptureThread
 from runtime.feed import ChunkFeed
 from runtime.host import ModelHost
 from runtime.loop_delay import watch_loop
-from runtime.sources import open_source
+from runtime.sources import SourceOptions, open_source
 from runtime.sources.base import LiveSource, Source, SourceInfo
 from runtime.sources.pacing import Paced
 from runtime.stats import Stats
@@ -50,6 +50,7 @@ class StreamSession:
         stats: Stats | None = None,
         wall: Callable[[], float] = time.time,
         load: Callable[[], OmniModel] | None = None,
+        options: SourceOptions | None = None,
     ) -> None:
         """realtime: play a file at its own pace and never wait for the model; else read it as fast
         as the model takes it. host: shared by several sessions; without one the session has its
@@ -58,7 +59,9 @@ class StreamSession:
         self.config = config or Config()
         self.stats = stats or Stats()
         fps = self.config.stream.fps
-        opened = open_source(source, fps=fps) if isinstance(source, str) else source
+        opened = source
+        if isinstance(opened, str):
+            opened = open_source(opened, fps=fps, options=options)
         self._realtime = realtime
         self._own_host = host is None
         self.host = host or ModelHost(self.config.model, load)

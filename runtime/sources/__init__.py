@@ -18,6 +18,7 @@ from runtime.sources.base import (
     SourceStats,
 )
 from runtime.sources.file import FileSource
+from runtime.sources.options import SourceOptions
 from runtime.sources.pacing import Paced
 from runtime.sources.picture import PictureSource
 from runtime.sources.rtsp import RtspSource
@@ -25,31 +26,47 @@ from runtime.sources.world import WorldSource
 
 __all__ = ["SCHEMES", "FileSource", "Interruption", "LiveSource", "Paced", "PictureSource"]
 __all__ += ["RtspSource", "Source", "SourceInfo", "SourceState", "SourceStats", "WorldSource"]
-__all__ += ["open_source"]
+__all__ += ["SourceOptions", "open_source"]
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+\-]+):")
 
 
-def _file(rest: str, fps: float) -> Source:
+def _file(rest: str, fps: float, options: SourceOptions) -> Source:
     path = unquote(rest[2:].removeprefix("localhost")) if rest[:2] == "//" else rest
     return FileSource(path, fps=fps)
 
 
-SCHEMES: dict[str, Callable[[str, float], Source]] = {
-    "demo": WorldSource.parse,
+def _rtsp(url: str, fps: float, options: SourceOptions) -> Source:
+    return RtspSource(
+        url,
+        user=options.user,
+        password=options.password.get_secret_value(),
+        transport=options.transport,
+        tls_verify=options.tls_verify,
+        tls_ca_file=options.tls_ca_file,
+        open_timeout_s=options.open_timeout_s,
+        stall_timeout_s=options.stall_timeout_s,
+        wait_for_first=options.wait_for_first,
+        fps=fps,
+    )
+
+
+SCHEMES: dict[str, Callable[[str, float, SourceOptions], Source]] = {
+    "demo": lambda rest, fps, _: WorldSource.parse(rest, fps),
     "file": _file,
-    "picture": PictureSource.parse,
-    "rtsp": lambda rest, fps: RtspSource(f"rtsp:{rest}", fps=fps),
-    "rtsps": lambda rest, fps: RtspSource(f"rtsps:{rest}", fps=fps),
+    "picture": lambda rest, fps, _: PictureSource.parse(rest, fps),
+    "rtsp": lambda rest, fps, options: _rtsp(f"rtsp:{rest}", fps, options),
+    "rtsps": lambda rest, fps, options: _rtsp(f"rtsps:{rest}", fps, options),
 }
-"""Scheme -> factory (text after the colon, the model's pictures a second)."""
+"""Scheme -> factory (text after the colon, the model's pictures a second, the options)."""
 
 
-def open_source(text: str, *, fps: float = 2.0) -> Source:
+def open_source(text: str, *, fps: float = 2.0, options: SourceOptions | None = None) -> Source:
     """The source that ``text`` names: a path, or ``scheme:...``; nothing is read before ``with``.
 
     fps: the model's pictures a second; a file hands on only what its grid can pick.
     """
+    options = options or SourceOptions()
     found = _SCHEME.match(text)
     if found is None or Path(text).exists():
         return FileSource(text, fps=fps)
@@ -60,4 +77,4 @@ def open_source(text: str, *, fps: float = 2.0) -> Source:
             f"{redact(text)}: there is no kind of source called {found.group(1)!r}. "
             f"Known are {known} and the path of a media file."
         )
-    return factory(text[found.end() :], fps)
+    return factory(text[found.end() :], fps, options)

@@ -28,6 +28,9 @@ class SourceInfo:
     duration_s: float | None
     """None: live, endless or not told."""
     live: bool
+    decoder: str = ""
+    """Who decodes the pictures, and why not what was asked for: ``cuda``, or ``software (no cuda
+    here)``; empty: the plain software decoder."""
 
 
 @dataclass(slots=True)
@@ -61,9 +64,35 @@ class Interruption:
     at_s: float | None = None
 
 
+REASON_CODES = {
+    "": "all is well",
+    "connecting": "the first connection, or the first picture or sound, has not come yet",
+    "refused": "nothing listens there",
+    "unreachable": "no such host, or no way to it",
+    "timeout": "no answer, or nothing more came in time",
+    "ended": "the other side closed the stream",
+    "unauthorized": "user or password is wrong or missing, or may not watch",
+    "not_found": "there is no such stream, device or file",
+    "busy": "the device is in use by another program",
+    "device_lost": "the device was unplugged or failed",
+    "no_video": "sound comes, pictures do not",
+    "no_audio": "pictures come, sound does not",
+    "no_keyframe": "pictures come, but none can be decoded yet",
+    "no_media": "neither pictures nor sound that can be decoded",
+    "not_a_stream": "what answers is no stream of this kind, or one that may not be opened",
+    "tls": "no trusted encrypted connection",
+    "server_error": "the server reports an error of its own",
+    "unreadable": "anything else that cannot be read",
+    "overload": "the model is slower than the stream; the ladder of cheaper settings is in use",
+    "closed": "closed by us",
+}
+"""Why a source is as it is, for programs; the words beside it are for people."""
+
+
 @dataclass(frozen=True, slots=True)
 class SourceState:
-    """How a live source is doing: ``connecting``, ``live`` or ``offline``, with a plain reason.
+    """How a live source is doing: ``connecting``, ``live``, ``degraded`` (a part of it is missing)
+    or ``offline``, with a code of `REASON_CODES` and a plain reason.
 
     A new one replaces it as a whole, so any thread may read it.
     """
@@ -73,6 +102,14 @@ class SourceState:
     """Empty while all is well; no password is in it."""
     reconnects: int = 0
     """How often the stream went on after an interruption."""
+    code: str = ""
+    """A key of `REASON_CODES`."""
+    since_s: float = 0.0
+    """Monotonic time at which name or code last changed."""
+    video: bool | None = None
+    """Whether pictures come; None: the source promises none, or has not told yet."""
+    audio: bool | None = None
+    """Whether sound comes; None: the source promises none, or has not told yet."""
 
 
 class Source(Protocol):
@@ -114,4 +151,8 @@ class LiveSource(Protocol):
     @property
     def state(self) -> SourceState:
         """How it is doing; safe from any thread."""
+        ...
+
+    def retry_now(self) -> None:
+        """Try again at once instead of waiting out the back-off; safe from any thread."""
         ...
