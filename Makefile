@@ -47,7 +47,7 @@ $(VENV)/.stamp-plain: pyproject.toml | $(VENV)/.stamp-venv
 
 $(VENV)/.stamp-dev: pyproject.toml | $(VENV)/.stamp-venv
 	@echo "Installing into $(VENV), tests and tools included (about 1.5 GB; two minutes or so, once) ..." >&2
-	@$(PIP) -e '.[dev,mqtt,mic]'
+	@$(PIP) -e '.[dev,mic]'
 	@touch $(VENV)/.stamp-plain $@
 
 clean:

@@ -16,6 +16,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from runtime.histogram import Histogram
+
 KEPT_TIMINGS = 512
 KEPT_EVENTS = 200_000
 
@@ -30,6 +32,7 @@ class Stats:
         self._counters: dict[str, int] = {}
         self._gauges: dict[str, Callable[[], Any]] = {}
         self._timings: dict[str, deque[float]] = {}
+        self._histograms: dict[str, Histogram] = {}
         self._events: deque[dict[str, Any]] | None = deque(maxlen=KEPT_EVENTS) if trace else None
 
     def count(self, name: str, by: int = 1) -> None:
@@ -43,9 +46,10 @@ class Stats:
             self._gauges[name] = read
 
     def timing(self, name: str, ms: float) -> None:
-        """Add a duration in milliseconds; the last 512 are kept."""
+        """Add a duration in milliseconds; the last 512 are kept, and a histogram of all."""
         with self._lock:
             self._timings.setdefault(name, deque(maxlen=KEPT_TIMINGS)).append(ms)
+            self._histograms.setdefault(name, Histogram()).add(ms)
 
     def event(self, name: str, lane: str, started: float, **values: Any) -> None:
         """A hand-over from ``started`` (this object's clock) until now, for the trace."""
@@ -82,6 +86,12 @@ class Stats:
             "gauges": {name: read() for name, read in sorted(gauges.items())},
             "timings_ms": {name: _summary(values) for name, values in timings.items()},
         }
+
+    def histograms(self) -> dict[str, tuple[list[tuple[float, int]], float]]:
+        """For each timing since the beginning: cumulative counts by bound, and the sum, in ms."""
+        with self._lock:
+            found = sorted(self._histograms.items())
+            return {name: (one.cumulative(), one.sum_ms) for name, one in found}
 
     def write_trace(self, path: Path) -> None:
         """Write the kept events as a Chrome trace."""
