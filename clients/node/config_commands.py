@@ -1,0 +1,126 @@
+"""``omnidrop config``: check, show and reload the file of a node, and print its schema."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+
+from clients.node.config import NodeConfig, load_node_config
+from clients.terminal import write_err, write_out
+from omnidrop_stream.errors import UsageError
+from runtime.redact import redact
+
+PID_FILE = "node.pid"
+app = typer.Typer(help="Check, show and reload the configuration of a node.", no_args_is_help=True)
+File = Annotated[Path, typer.Argument(metavar="FILE", help="The node's YAML file.")]
+
+
+@app.command()
+def check(file: File) -> None:
+    """Read FILE and the environment as `omnidrop serve` would; say what is wrong, or that it is
+    right.
+    """
+    config = load_node_config(file)
+    for advice in advices(config):
+        write_err(f"note: {advice}")
+    count = len(config.cameras)
+    broker = f"broker {config.mqtt.host}" if config.mqtt is not None else "no broker"
+    write_out(f"{file}: right. {count} camera{'s' * (count != 1)}, {broker}.")
+
+
+@app.command()
+def show(
+    file: File,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON instead of YAML.")] = False,
+) -> None:
+    """Print every setting with its value, defaults included; secrets are hidden."""
+    values = shown(load_node_config(file))
+    if as_json:
+        write_out(json.dumps(values, indent=2))
+        return
+    write_out(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), end="")
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON schema of the file, for editors."""
+    write_out(json.dumps(file_schema(), indent=2))
+
+
+@app.command()
+def reload(file: File) -> None:
+    """Tell the node that runs with FILE to read it again; the other cameras are not disturbed."""
+    config = load_node_config(file)
+    path = config.state_folder / PID_FILE
+    try:
+        number = int(path.read_text("ascii"))
+        os.kill(number, signal.SIGHUP)
+    except (OSError, ValueError):
+        raise UsageError(
+            f"no node of the name {config.name!r} runs here ({path} names no running process); "
+            f"start it: omnidrop serve {file}"
+        ) from None
+    write_out(f"told process {number} to read {file} again; its log says what changed.")
+
+
+def shown(config: NodeConfig) -> dict[str, Any]:
+    """Plain values; secrets as ``***`` (empty where none is set), logins in addresses too."""
+    values: dict[str, Any] = _redacted(json.loads(config.model_dump_json()))
+    return values
+
+
+def _redacted(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _redacted(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_redacted(inner) for inner in value]
+    if isinstance(value, str):
+        return "***" if set(value) == {"*"} else redact(value)
+    return value
+
+
+def file_schema() -> dict[str, Any]:
+    """The schema of the file as people write it: shorthands included."""
+    made = NodeConfig.model_json_schema()
+    made["title"] = "OmniDrop Stream node"
+    made["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+    properties = made["properties"]
+    for name in ("mqtt", "model"):
+        properties[name] = {"anyOf": [{"type": "string"}, properties[name]]}
+    cameras = properties["cameras"]
+    for key in ("additionalProperties", "patternProperties"):
+        if isinstance(cameras.get(key), dict):
+            cameras[key] = _or_text(cameras[key], key == "patternProperties")
+    watches = made["$defs"]["CameraConfig"]["properties"]["watches"]
+    for key in ("additionalProperties", "patternProperties"):
+        if isinstance(watches.get(key), dict):
+            watches[key] = _or_text(watches[key], key == "patternProperties")
+    return made
+
+
+def _or_text(schema: dict[str, Any], by_pattern: bool) -> dict[str, Any]:
+    if by_pattern:
+        return {pattern: _or_text(inner, False) for pattern, inner in schema.items()}
+    return {"anyOf": [{"type": "string"}, schema]}
+
+
+def advices(config: NodeConfig) -> list[str]:
+    """What is allowed but probably not meant."""
+    told = []
+    if not config.cameras:
+        told.append("there is no camera yet; add one under `cameras`")
+    if config.mqtt is None:
+        told.append("there is no broker: nobody can ask this node until `mqtt` names one")
+    for name, camera in config.cameras.items():
+        if "@" in camera.source.partition("://")[2].partition("/")[0]:
+            told.append(
+                f"camera {name}: its address holds a login; `user` and `password_file` keep it "
+                "out of the file"
+            )
+    return told
