@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check
 
-.PHONY: demo test lint types pytest venv clean
+.PHONY: demo test lint types pytest test-devices faults venv clean
 .NOTPARALLEL:
 
 demo: $(VENV)/.stamp-plain
@@ -27,6 +27,17 @@ types: $(VENV)/.stamp-dev
 pytest: $(VENV)/.stamp-dev
 	@sh tests/tools/apt-packages
 	@$(BIN)/python -m pytest -q
+
+# Camera and microphone on a real V4L2 device and ALSA card, in a small machine of qemu (a minute or two; Debian, Ubuntu:
+# apt-get install --no-install-recommends qemu-system-x86 busybox-static cpio kmod). Writes benchmarks/devices.md.
+test-devices: $(VENV)/.stamp-dev
+	@OMNIDROP_DEVICES_REPORT=benchmarks/devices.md $(BIN)/python -m pytest -q -m device -rs tests/devices
+
+# What live sources go through, for as long as it takes (the soak alone: an hour). Some faults only:
+# make faults FAULTS="--only restarts cut"; in seconds instead of minutes: FAULTS=--quick.
+faults: $(VENV)/.stamp-dev
+	@sh tests/tools/apt-packages
+	@$(BIN)/python -m tests.faults --json benchmarks/faults.json $(FAULTS)
 
 venv: $(VENV)/.stamp-dev
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from contextlib import closing
 
-from clients.options import Flags, kind_of, moments, settings
+from clients.options import Flags, SourceFlags, kind_of, moments, settings, source_options
 from clients.terminal import make_printer
 
 
@@ -14,6 +15,7 @@ def ask(
     questions: Sequence[str],
     at_s: Sequence[float],
     flags: Flags,
+    taken: SourceFlags,
     session: str = "",
     json: bool = False,
     quiet: bool = False,
@@ -24,6 +26,7 @@ def ask(
     from runtime.models import default_model
 
     config = settings(flags, default_model())
+    options = source_options(taken, os.environ)
     times = moments(questions, at_s)
     asked = [
         Question(f"q{number}", text, moment, session)
@@ -32,7 +35,8 @@ def ask(
     code = 0
     printer = make_printer(json, quiet, verbose)
     try:
-        with closing(ask_source(source, asked, config, kind_of(flags, config))) as events:
+        kind = kind_of(flags, config)
+        with closing(ask_source(source, asked, config, kind, options=options)) as events:
             for event in events:
                 printer.show(event)
                 if isinstance(event, Failed):

@@ -147,3 +147,26 @@ def live(
     if json is not None:
         json.write_text(text + "\n", encoding="utf-8")
     terminal.write_out(text)
+
+
+@app.command()
+def watches(
+    model: Annotated[str | None, typer.Option(help="Hub id or folder.", metavar="ID")] = None,
+    config: Annotated[Path | None, typer.Option(help="A YAML file, as configs/eval.yaml.")] = None,
+    streams: Annotated[int, typer.Option(help="Test streams.", min=1)] = 16,
+    chunks: Annotated[int, typer.Option(help="Chunks of each, 2 s.", min=10, max=150)] = 90,
+    seed: Annotated[int, typer.Option(help="Seed of the first stream.", min=0)] = 200_000,
+    threshold: Annotated[
+        float | None, typer.Option(help="Odds above the baseline, in nats, that are told.")
+    ] = None,
+    json: Annotated[Path | None, typer.Option(help="Write the report there.")] = None,
+    markdown: Annotated[Path | None, typer.Option(help="Write tables there.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Two streams of 20 chunks.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Standing questions on test streams: precision, recall, delay from event to message, cost."""
+    from clients.bench_watches import measure
+
+    if quick:
+        streams, chunks = 2, 20
+    measure(model, config, streams, chunks, seed, threshold, json, markdown)

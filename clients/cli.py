@@ -17,8 +17,8 @@ from typing import Annotated
 
 import typer
 
-from clients import terminal
-from clients.options import Flags
+from clients import flags, terminal
+from clients.options import Flags, SourceFlags
 from omnidrop_stream.errors import MissingDependency, OmniDropError, UsageError
 
 INTERRUPTED = 130
@@ -31,42 +31,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-ModelFlag = Annotated[
-    str | None,
-    typer.Option("--model", help="Hub id, folder, embedded, or tiny (random words).", metavar="ID"),
-]
-ConfigFlag = Annotated[
-    Path | None, typer.Option("--config", help="A YAML file, as under configs/.")
-]
-RetentionFlag = Annotated[
-    float | None,
-    typer.Option("--retention", help="Mean share of tokens kept, in percent (default 30)."),
-]
-PInitFlag = Annotated[float | None, typer.Option("--p-init", help="Schedule: first layer's ratio.")]
-PFinalFlag = Annotated[
-    float | None, typer.Option("--p-final", help="Schedule: last layer's ratio.")
-]
-TMidFlag = Annotated[float | None, typer.Option("--t-mid", help="Schedule: midpoint, 0 to 1.")]
-BetaFlag = Annotated[float | None, typer.Option("--beta", help="Schedule: slope.")]
-ScheduleFlag = Annotated[str | None, typer.Option("--schedule", help="sigmoid or exponential.")]
-PolicyFlag = Annotated[str | None, typer.Option("--policy", help="Which tokens leave; omnidrop.")]
-DepthFlag = Annotated[
-    str | None,
-    typer.Option(
-        "--prefill-depth",
-        help="Layers a chunk passes on arrival: 0, a number, exact, auto, half, or L.",
-    ),
-]
-BudgetFlag = Annotated[int | None, typer.Option("--budget-tokens", help="Tokens a stream holds.")]
-MaxTokensFlag = Annotated[int | None, typer.Option("--max-tokens", help="Longest answer.")]
-DeviceFlag = Annotated[str | None, typer.Option("--device", help="auto, cpu or cuda[:n].")]
-DtypeFlag = Annotated[str | None, typer.Option("--dtype", help="auto, bf16 or fp32.")]
-AttentionFlag = Annotated[str | None, typer.Option("--attention", help="auto, sdpa or flash.")]
-KindFlag = Annotated[str | None, typer.Option("--stream-kind", help="av, video, audio or auto.")]
-QuietFlag = Annotated[bool, typer.Option("-q", "--quiet", help="Only answers and errors.")]
-JsonFlag = Annotated[bool, typer.Option("--json", help="JSON lines on stdout.")]
-DebugFlag = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 
 @app.callback(invoke_without_command=True)
@@ -83,8 +47,12 @@ def root(
 
 @app.command()
 def ask(
-    source: Annotated[str, typer.Argument(help="A media file, or demo: (made on the spot).")],
-    questions: Annotated[list[str], typer.Argument(help="One question or more.")],
+    context: typer.Context,
+    source: Annotated[
+        str | None,
+        typer.Argument(help="A media file, or demo: (made on the spot). None with --node."),
+    ] = None,
+    questions: Annotated[list[str] | None, typer.Argument(help="One question or more.")] = None,
     at: Annotated[
         list[float] | None,
         typer.Option(
@@ -92,63 +60,94 @@ def ask(
             "order. Default: the end (20 s where there is none)."
         ),
     ] = None,
-    model: ModelFlag = None,
-    config: ConfigFlag = None,
-    retention: RetentionFlag = None,
-    p_init: PInitFlag = None,
-    p_final: PFinalFlag = None,
-    t_mid: TMidFlag = None,
-    beta: BetaFlag = None,
-    schedule: ScheduleFlag = None,
-    policy: PolicyFlag = None,
-    prefill_depth: DepthFlag = None,
-    budget_tokens: BudgetFlag = None,
-    max_tokens: MaxTokensFlag = None,
-    device: DeviceFlag = None,
-    dtype: DtypeFlag = None,
-    attention: AttentionFlag = None,
-    stream_kind: KindFlag = None,
+    model: flags.Model = None,
+    config: flags.Config = None,
+    retention: flags.Retention = None,
+    p_init: flags.PInit = None,
+    p_final: flags.PFinal = None,
+    t_mid: flags.TMid = None,
+    beta: flags.Beta = None,
+    schedule: flags.Schedule = None,
+    policy: flags.Policy = None,
+    prefill_depth: flags.Depth = None,
+    budget_tokens: flags.Budget = None,
+    max_tokens: flags.MaxTokens = None,
+    device: flags.Device = None,
+    dtype: flags.Dtype = None,
+    attention: flags.Attention = None,
+    stream_kind: flags.Kind = None,
+    microphone: flags.Microphone = None,
+    camera_backend: flags.CameraBackend = None,
+    camera_size: flags.CameraSize = None,
+    camera_fps: flags.CameraFps = None,
+    user: flags.User = None,
+    password_file: flags.PasswordFile = None,
+    transport: flags.Transport = None,
+    tls_ca_file: flags.TlsCaFile = None,
+    tls_no_verify: flags.TlsNoVerify = False,
+    video_stream: flags.VideoStream = None,
+    audio_stream: flags.AudioStream = None,
+    hwaccel: flags.Hwaccel = None,
+    open_timeout: flags.OpenTimeout = None,
+    stall_timeout: flags.StallTimeout = None,
+    wait: flags.Wait = None,
+    node: flags.Node = None,
+    camera: flags.Camera = None,
+    prefix: flags.Prefix = None,
+    look_back: flags.LookBack = None,
+    timeout: flags.Timeout = None,
     session: Annotated[str, typer.Option(help="Questions of one name see earlier ones.")] = "",
-    json: JsonFlag = False,
-    quiet: QuietFlag = False,
+    json: flags.Json = False,
+    quiet: flags.Quiet = False,
     verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Say what goes on.")] = False,
-    debug: DebugFlag = False,
+    debug: flags.Debug = False,
 ) -> int:
-    """Read SOURCE as a stream, as fast as it comes, and answer each question."""
+    """Read SOURCE as a stream, as fast as it comes, and answer each question; or ask a running
+    node with --node and --camera.
+    """
+    from clients.node_flags import NodeFlags, refuse_without_node
+
+    wanted = flags.picked(Flags, context.params)
+    taken = flags.picked(SourceFlags, context.params)
+    asked = flags.picked(NodeFlags, context.params)
+    if node is not None:
+        from clients.node.asking import ask_node
+
+        texts = [source, *(questions or [])] if source is not None else []
+        return ask_node(asked, texts, at or [], wanted, taken, session, json, quiet, verbose)
+    refuse_without_node(asked)
+    if source is None or not questions:
+        missing = "SOURCE" if source is None else "QUESTIONS..."
+        raise UsageError(f"Missing argument '{missing}'. See omnidrop ask --help.")
     from clients.ask import ask as run
 
-    flags = Flags(
-        model=model,
-        config=config,
-        retention=retention,
-        p_init=p_init,
-        p_final=p_final,
-        t_mid=t_mid,
-        beta=beta,
-        schedule=schedule,
-        policy=policy,
-        prefill_depth=prefill_depth,
-        budget_tokens=budget_tokens,
-        max_tokens=max_tokens,
-        device=device,
-        dtype=dtype,
-        attention=attention,
-        stream_kind=stream_kind,
-    )
-    return run(source, questions, at or [], flags, session, json, quiet, verbose)
+    return run(source, questions, at or [], wanted, taken, session, json, quiet, verbose)
 
 
 @app.command()
 def live(
     context: typer.Context,
     source: Annotated[
-        str, typer.Argument(help="rtsp://HOST/PATH, a media file (at its own pace), or demo:")
-    ],
+        str | None,
+        typer.Argument(
+            help="camera:, camera:0+mic:default, mic:, rtsp://HOST/PATH, http://HOST/PATH, a media "
+            "file (at its own pace), or demo:. Without it: the first camera and the default "
+            "microphone."
+        ),
+    ] = None,
     ask: Annotated[
         list[str] | None,
         typer.Option(
             help="Ask this, and end when all is answered; may be given again. - reads questions "
             "and /commands from stdin, one after the other."
+        ),
+    ] = None,
+    watch: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Tell me when this happens, in plain words; sound: in front judges by the sound "
+            "alone. May be given again.",
+            metavar="TEXT",
         ),
     ] = None,
     at: Annotated[
@@ -161,22 +160,37 @@ def live(
     for_s: Annotated[
         float | None, typer.Option("--for", help="End after so many seconds.", metavar="SECONDS")
     ] = None,
-    model: ModelFlag = None,
-    config: ConfigFlag = None,
-    retention: RetentionFlag = None,
-    p_init: PInitFlag = None,
-    p_final: PFinalFlag = None,
-    t_mid: TMidFlag = None,
-    beta: BetaFlag = None,
-    schedule: ScheduleFlag = None,
-    policy: PolicyFlag = None,
-    prefill_depth: DepthFlag = None,
-    budget_tokens: BudgetFlag = None,
-    max_tokens: MaxTokensFlag = None,
-    device: DeviceFlag = None,
-    dtype: DtypeFlag = None,
-    attention: AttentionFlag = None,
-    stream_kind: KindFlag = None,
+    model: flags.Model = None,
+    config: flags.Config = None,
+    retention: flags.Retention = None,
+    p_init: flags.PInit = None,
+    p_final: flags.PFinal = None,
+    t_mid: flags.TMid = None,
+    beta: flags.Beta = None,
+    schedule: flags.Schedule = None,
+    policy: flags.Policy = None,
+    prefill_depth: flags.Depth = None,
+    budget_tokens: flags.Budget = None,
+    max_tokens: flags.MaxTokens = None,
+    device: flags.Device = None,
+    dtype: flags.Dtype = None,
+    attention: flags.Attention = None,
+    stream_kind: flags.Kind = None,
+    microphone: flags.Microphone = None,
+    camera_backend: flags.CameraBackend = None,
+    camera_size: flags.CameraSize = None,
+    camera_fps: flags.CameraFps = None,
+    user: flags.User = None,
+    password_file: flags.PasswordFile = None,
+    transport: flags.Transport = None,
+    tls_ca_file: flags.TlsCaFile = None,
+    tls_no_verify: flags.TlsNoVerify = False,
+    video_stream: flags.VideoStream = None,
+    audio_stream: flags.AudioStream = None,
+    hwaccel: flags.Hwaccel = None,
+    open_timeout: flags.OpenTimeout = None,
+    stall_timeout: flags.StallTimeout = None,
+    wait: flags.Wait = None,
     fast: Annotated[
         bool, typer.Option("--fast", help="Read a file as fast as the model takes it.")
     ] = False,
@@ -186,34 +200,18 @@ def live(
     stats: Annotated[
         bool, typer.Option("--stats", help="At the end, the statistics as JSON on stderr.")
     ] = False,
-    json: JsonFlag = False,
-    quiet: QuietFlag = False,
-    debug: DebugFlag = False,
+    json: flags.Json = False,
+    quiet: flags.Quiet = False,
+    debug: flags.Debug = False,
 ) -> int:
     """Watch and listen to SOURCE and ask while it runs: type on a terminal, or use --ask."""
     from clients.live import Wishes
     from clients.live import live as run
 
-    flags = Flags(
-        model=model,
-        config=config,
-        retention=retention,
-        p_init=p_init,
-        p_final=p_final,
-        t_mid=t_mid,
-        beta=beta,
-        schedule=schedule,
-        policy=policy,
-        prefill_depth=prefill_depth,
-        budget_tokens=budget_tokens,
-        max_tokens=max_tokens,
-        device=device,
-        dtype=dtype,
-        attention=attention,
-        stream_kind=stream_kind,
-    )
-    wishes = Wishes(ask or [], at or [], for_s, json, fast, trace, stats, quiet)
-    return run(source, flags, wishes, own_process=bool(context.obj))
+    wanted = flags.picked(Flags, context.params)
+    taken = flags.picked(SourceFlags, context.params)
+    wishes = Wishes(ask or [], watch or [], at or [], for_s, json, fast, trace, stats, quiet)
+    return run(source, wanted, taken, wishes, own_process=bool(context.obj))
 
 
 @app.command()
@@ -221,8 +219,8 @@ def demo(
     seed: Annotated[int, typer.Option(help="Which world; each seed is another.")] = 1,
     seconds: Annotated[float, typer.Option(help="Length of the stream, 10 to 600 s.")] = 32.0,
     speed: Annotated[float, typer.Option(help="Times real time.")] = 1.0,
-    model: ModelFlag = None,
-    debug: DebugFlag = False,
+    model: flags.Model = None,
+    debug: flags.Debug = False,
 ) -> int:
     """Watch a small made-up world live, ask about it, and compare with the truth (a minute)."""
     from clients.demo import demo as run
@@ -231,11 +229,78 @@ def demo(
 
 
 @app.command()
-def doctor(json: JsonFlag = False, debug: DebugFlag = False) -> int:
+def doctor(json: flags.Json = False, debug: flags.Debug = False) -> int:
     """Tell what is installed, what is missing, and the command that mends it."""
     from clients.doctor import doctor as run
 
     return run(json)
+
+
+@app.command()
+def devices(json: flags.Json = False, debug: flags.Debug = False) -> int:
+    """List cameras and microphones, and what to type for each."""
+    from clients.devices import devices as run
+
+    return run(json)
+
+
+@app.command()
+def probe(
+    context: typer.Context,
+    source: Annotated[
+        str, typer.Argument(help="What live takes: rtsp://, http://, camera:, a file, demo: ...")
+    ],
+    seconds: Annotated[float, typer.Option(help="For how long to look, 0.5 to 600 s.")] = 6.0,
+    microphone: flags.Microphone = None,
+    camera_backend: flags.CameraBackend = None,
+    camera_size: flags.CameraSize = None,
+    camera_fps: flags.CameraFps = None,
+    user: flags.User = None,
+    password_file: flags.PasswordFile = None,
+    transport: flags.Transport = None,
+    tls_ca_file: flags.TlsCaFile = None,
+    tls_no_verify: flags.TlsNoVerify = False,
+    video_stream: flags.VideoStream = None,
+    audio_stream: flags.AudioStream = None,
+    hwaccel: flags.Hwaccel = None,
+    open_timeout: flags.OpenTimeout = None,
+    stall_timeout: flags.StallTimeout = None,
+    wait: flags.Wait = None,
+    json: flags.Json = False,
+    debug: flags.Debug = False,
+) -> int:
+    """Tell what SOURCE is: codec, size, rate, keyframes, time to open, A/V offset; and advice."""
+    from clients.options import source_options
+    from clients.probe import probe as run
+
+    taken = flags.picked(SourceFlags, context.params)
+    return run(source, source_options(taken, os.environ), seconds, json)
+
+
+@app.command()
+def serve(
+    context: typer.Context,
+    file: Annotated[Path, typer.Argument(help="The node's YAML file; configs/node.yaml shows it.")],
+    model: flags.Model = None,
+    device: flags.Device = None,
+    name: Annotated[str | None, typer.Option(help="The node's name in topics and logs.")] = None,
+    state_dir: Annotated[
+        Path | None, typer.Option(help="Where journal and client id are kept.")
+    ] = None,
+    log_level: Annotated[
+        str | None, typer.Option(help="debug, info (default), warning or error.")
+    ] = None,
+    log_json: Annotated[
+        bool, typer.Option("--log-json", help="Log one JSON object a line.")
+    ] = False,
+    debug: flags.Debug = False,
+) -> int:
+    """Run cameras and devices from one file: MQTT, standing questions, metrics, for weeks."""
+    from clients.node.serve import flags_of
+    from clients.node.serve import serve as run
+
+    given = flags_of(model, device, name, state_dir, log_level, log_json)
+    return run(file, given, own_process=context.obj is True)
 
 
 _PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
@@ -259,11 +324,18 @@ def world(context: typer.Context) -> int:
     return _handed_on("world", context.args)
 
 
-def _handed_on(name: str, arguments: Sequence[str]) -> int:
+@app.command(context_settings=_PASSED_ON)
+def config(context: typer.Context) -> int:
+    """Check, show and reload a node's file, print its schema (see omnidrop config --help)."""
+    return _handed_on("config", context.args, "node.config_commands")
+
+
+def _handed_on(name: str, arguments: Sequence[str], module: str = "") -> int:
     """A command with arguments of its own, in a module of its own."""
-    if importlib.util.find_spec(f"clients.{name}") is None:
+    where = f"clients.{module or name}"
+    if importlib.util.find_spec(where) is None:
         raise MissingDependency(f"omnidrop {name} is not part of this installation; reinstall it")
-    command = typer.main.get_command(importlib.import_module(f"clients.{name}").app)
+    command = typer.main.get_command(importlib.import_module(where).app)
     given = list(arguments)
     code = command.main(given, prog_name=f"omnidrop {name}", standalone_mode=False)
     return code if isinstance(code, int) else 0

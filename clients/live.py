@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from clients.live_output import Shown
 from clients.live_pipe import PipeFront, Script
-from clients.options import Flags, kind_of, moments, settings
+from clients.live_watch import watch_of
+from clients.options import Flags, SourceFlags, kind_of, moments, settings, source_options
 from clients.terminal import complain, is_terminal, report, write_err
 from omnidrop_stream.config import Config, make_config
 from omnidrop_stream.errors import OmniDropError, UsageError
@@ -31,6 +32,7 @@ from omnidrop_stream.types import StreamKind
 if TYPE_CHECKING:
     from clients.live_desk import Desk
     from runtime.host import ModelHost
+    from runtime.sources.options import SourceOptions
     from runtime.stats import Stats
 
 STDIN = "-"
@@ -44,6 +46,7 @@ class Wishes:
     """What the command line says besides the `Flags`."""
 
     ask: Sequence[str] = ()
+    watch: Sequence[str] = ()
     at_s: Sequence[float] = ()
     for_s: float | None = None
     json: bool = False
@@ -72,18 +75,32 @@ class Front(Protocol):
         """Leave everything tidy; bounded."""
 
 
-def live(source: str, flags: Flags, wishes: Wishes, own_process: bool = False) -> int:
+def live(
+    source: str | None,
+    flags: Flags,
+    taken: SourceFlags,
+    wishes: Wishes,
+    own_process: bool = False,
+) -> int:
     """Run until done; returns the exit code. Raises OmniDropError, BrokenPipeError.
 
-    own_process: nothing else lives in this process, so it may end here and now.
+    source None: the first camera and the default microphone. own_process: nothing else lives in
+    this process, so it may end here and now.
     """
     from runtime.models import default_model
 
     config = settings(flags, default_model())
-    config = _with_kind(config, kind_of(flags, config))
+    config = _with_watches(_with_kind(config, kind_of(flags, config)), wishes.watch)
     script = _script(config, wishes)
     _check_writable(wishes.trace)
-    run = _Run(source, config, script, wishes)
+    options = source_options(taken, os.environ)
+    if source is None:
+        from runtime.sources.devices import default_source
+
+        source, told = default_source(options.microphone)
+        if not wishes.quiet:
+            complain(f"watching {told}")
+    run = _Run(source, config, script, wishes, options)
     code, failure = 0, None
     try:
         code = asyncio.run(run.result())
@@ -101,6 +118,21 @@ def _with_kind(config: Config, kind: StreamKind | None) -> Config:
     values = config.model_dump(exclude_unset=True)
     stream = {name: value for name, value in values.get("stream", {}).items() if name != "kind"}
     return make_config({**values, "stream": stream | ({"kind": kind} if kind is not None else {})})
+
+
+def _with_watches(config: Config, texts: Sequence[str]) -> Config:
+    """The configuration's standing questions and those of the command line."""
+    watches = config.stream.watches
+    asked = (*watches.questions, *(watch_of(text) for text in texts))
+    if len(asked) > watches.limit:
+        raise UsageError(
+            f"there are {len(asked)} standing questions, and stream.watches.limit allows "
+            f"{watches.limit}; give fewer --watch, or raise it"
+        )
+    watches = watches.model_copy(update={"questions": asked})
+    return config.model_copy(
+        update={"stream": config.stream.model_copy(update={"watches": watches})}
+    )
 
 
 def _script(config: Config, wishes: Wishes) -> Script:
@@ -160,11 +192,14 @@ def _leave(code: int, failure: Exception | None, as_json: bool, printing: bool) 
 class _Run:
     """One run: model, session, front and what ends them."""
 
-    def __init__(self, source: str, config: Config, script: Script, wishes: Wishes) -> None:
+    def __init__(
+        self, source: str, config: Config, script: Script, wishes: Wishes, options: SourceOptions
+    ) -> None:
         self._source = source
         self._config = config
         self._script = script
         self._wishes = wishes
+        self._options = options
         self.interactive = False
 
     async def result(self) -> int:
@@ -177,7 +212,9 @@ class _Run:
         stats = Stats(trace=self._wishes.trace is not None)
         host = ModelHost(self._config.model, stats=stats)
         realtime = not self._wishes.fast
-        session = StreamSession(self._source, self._config, host, realtime, stats)
+        session = StreamSession(
+            self._source, self._config, host, realtime, stats, options=self._options
+        )
         front = self._front(stats)
         desk = Desk(session, self._source, front.show)
         try:

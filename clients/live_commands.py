@@ -7,6 +7,7 @@ import math
 import re
 from dataclasses import dataclass
 
+from clients.live_watch import parse_watch
 from omnidrop_stream.errors import UsageError
 
 HELP = {
@@ -19,6 +20,8 @@ HELP = {
     "unmute": ("/unmute", "listen again"),
     "retention": ("/retention 20", "share of tokens that later answers keep, in percent"),
     "depth": ("/depth exact", "layers a chunk passes on arrival: exact, half, L or a number"),
+    "watch": ("/watch a bell rings", "tell me when (sound: a bell; /watch list, /watch remove 1)"),
+    "retry": ("/retry", "try a lost camera or stream again at once"),
     "help": ("/help", "this list"),
     "quit": ("/quit", "end (also Ctrl-D, or Ctrl-C twice)"),
 }
@@ -33,7 +36,8 @@ _NUMBER = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*(%?)", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A command by name. ``value``: forget's seconds, retention's share, depth's name or number."""
+    """A command by name. ``value``: forget's seconds, retention's share, depth's name or number,
+    what stands behind /watch."""
 
     name: str
     value: float | int | str | None = None
@@ -66,6 +70,9 @@ def parse_command(text: str) -> Command | Question:
         return Command(name, _share(rest))
     if name == "depth":
         return Command(name, _depth(rest))
+    if name == "watch":
+        parse_watch(rest)
+        return Command(name, rest)
     if rest:
         raise UsageError(f"/{name} takes no value, but {rest!r} was given; type /{name} alone")
     return Command(name)

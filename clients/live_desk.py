@@ -12,6 +12,7 @@ from contextlib import aclosing
 
 from clients import live_words
 from clients.live_commands import Command
+from clients.live_watch import listed, obey_watch, parse_watch
 from clients.terminal import clock
 from omnidrop_stream.errors import Busy, NothingHeld, OmniDropError, UsageError
 from omnidrop_stream.types import Answer
@@ -20,6 +21,7 @@ from runtime.models import TINY, TINY_WARNING
 from runtime.redact import redact
 from runtime.session import StreamSession
 from runtime.status import SessionStatus
+from runtime.watch_types import Happened, WatchEvent
 
 LOOK_EVERY_S = 0.2
 PATIENCE_S = 0.3
@@ -51,7 +53,7 @@ class Desk:
         self.broken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Fails with what no question may fail with: a fault of the model or of this program."""
         self._opened = asyncio.Event()
-        self._told = ""
+        self._told: tuple[object, ...] = ()
         self._begun = self._closed = self._noted = self._seen = False
         self._number = 0
 
@@ -62,10 +64,28 @@ class Desk:
         self._begun = True
         async with self.session:
             self._opened.set()
-            await self.session.ended.wait()
-            if self.session.failure is not None:
-                raise self.session.failure
-            await asyncio.get_running_loop().create_future()  # held until cancelled
+            telling = asyncio.create_task(self._tell_watches(), name="watches")
+            telling.add_done_callback(lambda done: self._done("", done))
+            try:
+                await self.session.ended.wait()
+                if self.session.failure is not None:
+                    raise self.session.failure
+                await asyncio.get_running_loop().create_future()  # held until cancelled
+            finally:
+                telling.cancel()
+
+    async def _tell_watches(self) -> None:
+        """Show what is watched for, and each time that it happens, until cancelled."""
+        states = self.session.watching.states()
+        for line in listed(states) if states else []:
+            await self._show(Status("note", line))
+        async with aclosing(self.session.watching.events()) as events:
+            async for told in events:
+                if isinstance(told, WatchEvent):
+                    name = self.session.info.name if self.session.info else self._name
+                    await self._show(Happened(told, name))
+                elif told.refusal is not None:
+                    await self._show(Failed(told.id, told.refusal))
 
     async def opened(self) -> None:
         """Wait until the source is open."""
@@ -75,6 +95,7 @@ class Desk:
         """Wait until the source has ended and all of it is in the trunk; tell that it has."""
         await self._opened.wait()
         await self.session.drained()
+        await self.session.watching.read()
         await self.look()
 
     async def answered(self) -> None:
@@ -105,25 +126,37 @@ class Desk:
         if self.session.note and not self._noted:
             self._noted = True
             await self._show(Status("note", self.session.note))
-        key = f"{status.state} {status.reason}"
+        missing = (status.video is False, status.audio is False)
+        key = (status.state, status.code, status.reason, status.step, missing)
         if key != self._told:
             self._told = key
-            text = self._words(status)
-            await self._show(Status(status.state, text, round(status.stream_s, 3)))
+            text, at_s = self._words(status), round(status.stream_s, 3)
+            await self._show(Status(status.state, text, at_s, session=status))
 
     def _words(self, status: SessionStatus) -> str:
         info, at = self.session.info, clock(status.stream_s)
         if status.state == "live" and info is not None:
             first, self._seen = not self._seen, True
-            return f"watching {info.name}: {describe(info)}" if first else f"live again at {at}"
+            if first:
+                return f"watching {info.name}: {describe(info)}"
+            media = (("pictures", status.video), ("sound", status.audio))
+            lacks = " and ".join(name for name, comes in media if comes is False)
+            return f"live at {at}, without {lacks}" if lacks else f"live again at {at}"
         words = {
             "connecting": f"opening {self._name}",
-            "loading": f"loading {redact(self.session.config.model.model)}; questions wait for it",
+            "loading": self._loading(status.reason),
             "offline": f"offline at {at}: {status.reason or 'no reason given'}",
+            "degraded": f"degraded at {at}: {status.reason or 'no reason given'}",
             "paused": f"paused at {at}",
             "ended": f"the source has ended at {status.stream_s:.1f} s",
         }
         return words.get(status.state, status.reason or status.state)
+
+    def _loading(self, trouble: str) -> str:
+        name = redact(self.session.config.model.model)
+        if trouble:
+            return f"waiting for the model {name}: {redact(trouble)}"
+        return f"loading {name}; questions wait for it"
 
     def status(self) -> SessionStatus:
         """The present state, also before the source is open."""
@@ -230,6 +263,10 @@ class Desk:
             return live_words.evidence(self.last)
         if not self._opened.is_set():
             raise UsageError(f"/{command.name} has to wait until the source is open")
+        if command.name == "watch":
+            return await obey_watch(session.watching, parse_watch(str(value or "")))
+        if command.name == "retry":
+            return self._retry()
         if command.name == "forget":
             return await self._forget(None if value is None else float(value))
         if command.name in ("pause", "resume"):
@@ -247,6 +284,11 @@ class Desk:
         if command.name == "depth" and value is not None:
             return await self._deepen(value)
         raise UsageError(f"/{command.name} is no command here")
+
+    def _retry(self) -> list[str]:
+        if not self.session.retry_now():
+            raise UsageError("/retry is for a camera or a stream; this source cannot be lost")
+        return ["trying again at once"]
 
     async def _forget(self, last_s: float | None) -> list[str]:
         gone = await self.session.forget(last_s)

@@ -22,10 +22,12 @@ from prompt_toolkit.styles import Style
 from clients import live_words
 from clients.live_blocks import INDENT, Block, Line, wrapped
 from clients.live_commands import Command, Interrupts, parse_command
+from clients.live_watch import happened
 from clients.terminal import clean, grounds, sentence
 from omnidrop_stream.errors import OmniDropError
 from omnidrop_stream.types import Answer, Delta
 from runtime.asking import Answered, Asked, Failed, Status
+from runtime.watch_types import Happened
 
 if TYPE_CHECKING:
     from clients.live_desk import Desk
@@ -88,6 +90,9 @@ class Screen:
             block.waits = ""
             wrong = [("wrong", line) for line in self._wrapped(f"{event.error}")]
             await self._print([*block.lines(self._width), *wrong])
+        elif isinstance(event, Happened):
+            lines = [line for text in happened(event.event) for line in self._wrapped(text, "")]
+            await self._print([("question", line) for line in lines])
         elif isinstance(event, Status):
             await self._status(event)
         else:

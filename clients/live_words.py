@@ -33,13 +33,17 @@ def status_line(status: SessionStatus, width: int = 200) -> str:
     state = f"{status.state} {clock(status.stream_s)}"
     if status.reason:
         state += f" ({sentence(status.reason)})"
-    parts = [(0, state)]
-    if status.state in ("live", "offline"):
+    parts = [(0, state), *((0, word) for word in _missing(status))]
+    if status.state in ("live", "degraded", "offline"):
         parts.append((1, f"lag {status.lag_s:.1f} s" if status.tokens else "nothing held"))
     parts.append((3, f"{status.tokens:,} of {status.budget_tokens:,} tokens"))
     first = "-" if status.ttft_ms is None else f"{status.ttft_ms:,.0f} ms"
     parts.append((4, f"first token {first}"))
     parts.append((2, f"dropped {status.dropped}"))
+    if status.step and status.code != "overload":
+        parts.append((2, status.step_name))
+    if status.reconnects:
+        parts.append((5, f"reconnects {status.reconnects}"))
     if status.muted:
         parts.append((0, "muted"))
     if status.answers:
@@ -52,6 +56,15 @@ def status_line(status: SessionStatus, width: int = 200) -> str:
         parts = [(rank, text) for rank, text in parts if rank != least]
     line = " | ".join(text for _, text in parts)
     return line if len(line) <= width - 2 else line[: max(1, width - 3)] + "…"
+
+
+def _missing(status: SessionStatus) -> list[str]:
+    """What does not come and is not said by the reason already."""
+    missing = [("no_video", status.video, "no picture"), ("no_audio", status.audio, "no sound")]
+    hidden = status.state not in ("live", "degraded")
+    return [
+        w for code, comes, w in missing if comes is False and code != status.code and not hidden
+    ]
 
 
 def worth_telling(state: str, before: str) -> bool:
@@ -80,6 +93,7 @@ def statistics(status: SessionStatus, snapshot: Mapping[str, Any], source: str) 
     lines = [
         _row("source", sentence(source)),
         _row("state", f"{status.state}{reason}{muted}, {clock(status.stream_s)} of stream"),
+        _row("", _state_more(status)),
         _row(
             "held",
             f"{status.tokens:,} of {status.budget_tokens:,} tokens, {lag}depth {status.depth}",
@@ -97,6 +111,18 @@ def statistics(status: SessionStatus, snapshot: Mapping[str, Any], source: str) 
         for name, row in timings.items()
     ]
     return lines + _rows("times, ms", rows)
+
+
+def _state_more(status: SessionStatus) -> str:
+    """What the first line on the state leaves out."""
+    words = {True: "comes", False: "missing", None: "not part of it"}
+    age = "-" if status.chunk_age_s is None else f"{status.chunk_age_s:.1f} s"
+    code = f"code {status.code}, " if status.code else ""
+    return (
+        f"{code}for {length(round(status.since_s))}; picture {words[status.video]}, sound "
+        f"{words[status.audio]}; reconnects {status.reconnects}, gaps {status.gaps}, newest chunk "
+        f"given at the age of {age}; overload step {status.step} ({status.step_name})"
+    )
 
 
 def evidence(answer: Answer | None) -> list[str]:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from omnidrop_stream.config import Config, DepthName, ScheduleConfig, load_config, merged
 from omnidrop_stream.errors import ConfigError, UsageError
 from omnidrop_stream.types import StreamKind
 
+if TYPE_CHECKING:
+    from runtime.sources.options import SourceOptions
+
+PASSWORD_VARIABLE = "OMNIDROP_PASSWORD"
 ORIGIN = "the command line"
 _FLAG_OF = {
     "model.device": "--device",
@@ -48,6 +52,101 @@ class Flags:
     dtype: str | None = None
     attention: str | None = None
     stream_kind: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFlags:
+    """What the command line says of the source; None where it says nothing. The password is never a
+    flag: other users of the machine see a process's arguments.
+    """
+
+    microphone: str | None = None
+    camera_backend: str | None = None
+    camera_size: str | None = None
+    camera_fps: float | None = None
+    user: str | None = None
+    password_file: Path | None = None
+    transport: str | None = None
+    tls_ca_file: Path | None = None
+    tls_no_verify: bool = False
+    video_stream: int | None = None
+    audio_stream: int | None = None
+    hwaccel: str | None = None
+    open_timeout: float | None = None
+    stall_timeout: float | None = None
+    wait: bool | None = None
+
+
+def source_options(flags: SourceFlags, environment: Mapping[str, str]) -> SourceOptions:
+    """The options of a source. Raises UsageError, which names the flag."""
+    from pydantic import ValidationError
+
+    from runtime.sources.options import SourceOptions
+
+    given = {
+        "microphone": flags.microphone,
+        "camera_backend": flags.camera_backend,
+        "camera_size": flags.camera_size,
+        "camera_fps": flags.camera_fps,
+        "user": flags.user,
+        "password": password_of(flags.password_file, environment),
+        "transport": flags.transport,
+        "tls_ca_file": _readable(flags.tls_ca_file, "--tls-ca-file"),
+        "tls_verify": False if flags.tls_no_verify else None,
+        "video_stream": flags.video_stream,
+        "audio_stream": flags.audio_stream,
+        "hwaccel": flags.hwaccel,
+        "open_timeout_s": flags.open_timeout,
+        "stall_timeout_s": flags.stall_timeout,
+        "wait_for_first": flags.wait,
+    }
+    try:
+        return SourceOptions.model_validate(_said(given))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        key = str(first["loc"][0])
+        flag = "--" + key.removesuffix("_s").replace("_", "-")
+        value = "" if key == "password" else f" = {first['input']!r}"
+        raise UsageError(
+            f"{flag}{value} is not allowed: {_ALLOWED.get(key, first['msg'])}"
+        ) from None
+
+
+_ALLOWED = {
+    "camera_backend": "give auto, pyav or opencv",
+    "camera_size": "write it like 1280x720",
+    "camera_fps": "give more than 0, at most 240",
+    "transport": "give tcp or udp",
+    "video_stream": "give a number from 0 on",
+    "audio_stream": "give a number from 0 on",
+    "hwaccel": "give none, auto, or a device type of FFmpeg such as cuda",
+    "open_timeout_s": "give seconds, from 0.1 to 300",
+    "stall_timeout_s": "give seconds, from 0.1 to 300",
+}
+
+
+def password_of(path: Path | None, environment: Mapping[str, str]) -> str | None:
+    """The first line of the file, else what the environment says."""
+    if path is None:
+        return environment.get(PASSWORD_VARIABLE) or None
+    text = _read(path, "--password-file").partition("\n")[0].rstrip("\r")
+    if not text:
+        raise UsageError(f"--password-file = {path} is empty: its first line is the password")
+    return text
+
+
+def _readable(path: Path | None, flag: str) -> str | None:
+    if path is not None:
+        _read(path, flag)
+    return None if path is None else str(path)
+
+
+def _read(path: Path, flag: str) -> str:
+    try:
+        return path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is no text"
+        raise UsageError(f"{flag} = {path} cannot be read ({reason}): name a text file") from None
 
 
 def settings(flags: Flags, default_model: str) -> Config:

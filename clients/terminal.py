@@ -10,11 +10,12 @@ import os
 import sys
 import traceback
 import unicodedata
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol, TextIO
 
 from clients import contract
 from omnidrop_stream.errors import OmniDropError
-from omnidrop_stream.types import Answer, Delta
+from omnidrop_stream.types import Answer, Delta, Evidence
 from runtime.redact import redact
 
 if TYPE_CHECKING:
@@ -54,18 +55,26 @@ def clock(seconds: float) -> str:
 
 def grounds(answer: Answer) -> str:
     """What an answer rests on and what it cost, in a line."""
+    share = answer.tokens.mean_entering
+    return grounds_line(answer.evidence, answer.ttft_ms, share, answer.label, answer.finish)
+
+
+def grounds_line(
+    evidence: Sequence[Evidence], ttft_ms: float, share: float, label: str, finish: str
+) -> str:
+    """The same from its parts; ``share``: mean share of tokens that entered a layer."""
     spans = [
         f"{clock(span.from_s)}-{clock(span.to_s)} {span.modality} {span.weight:.2f}"
-        for span in answer.evidence
+        for span in evidence
     ]
     parts = [
         f"evidence {', '.join(spans) or 'none'}",
-        f"first token {answer.ttft_ms:.0f} ms",
-        f"retention {answer.tokens.mean_entering:.1%}",
-        answer.label,
+        f"first token {ttft_ms:.0f} ms",
+        f"retention {share:.1%}",
+        label,
     ]
-    if answer.finish != "stop":
-        parts.append({"length": "cut at the token limit"}.get(answer.finish, answer.finish))
+    if finish != "stop":
+        parts.append({"length": "cut at the token limit"}.get(finish, finish))
     return " | ".join(parts)
 
 
@@ -208,22 +217,40 @@ class PlainPrinter:
     def show(self, event: Event) -> None:
         """One event."""
         from runtime.asking import Answered, Asked, Failed
+        from runtime.watch_types import Happened
 
         if isinstance(event, Asked):
             self._notes.asked(event)
-            question = sentence(event.question.text)
-            self._write(f"[{clock(event.at_s)}] {question}\n", "bold")
+            self.heading(clock(event.at_s), event.question.text)
         elif isinstance(event, Delta):
-            self._write(clean(event.text))
-            self._open_line = True
+            self.piece(event.text)
         elif isinstance(event, Answered):
-            self._end_line()
-            self._write(f"  {grounds(event.answer)}\n", "dim")
+            self.rests_on(grounds(event.answer))
+        elif isinstance(event, Happened):
+            from clients.live_watch import happened
+
+            self.close()
+            self._write("".join(f"{line}\n" for line in happened(event.event)), "bold")
         elif isinstance(event, Failed):
             self.close()
             report(event.error, id=event.id)
         else:
             self._notes.status(event)
+
+    def heading(self, mark: str, question: str) -> None:
+        """The question, after when or whom it is asked."""
+        self.close()
+        self._write(f"[{clean(mark)}] {sentence(question)}\n", "bold")
+
+    def piece(self, text: str) -> None:
+        """More of an answer."""
+        self._write(clean(text))
+        self._open_line = True
+
+    def rests_on(self, line: str) -> None:
+        """What an answer rests on, below it."""
+        self._end_line()
+        self._write(f"  {clean(line)}\n", "dim")
 
     def close(self) -> None:
         """End an unfinished line."""
@@ -262,6 +289,7 @@ class JsonPrinter:
     def show(self, event: Event) -> None:
         """One event as a line; of the many steps of reading only the first."""
         from runtime.asking import Answered, Asked, Failed
+        from runtime.watch_types import Happened
 
         if isinstance(event, Asked):
             self._notes.asked(event)
@@ -272,15 +300,16 @@ class JsonPrinter:
             self._line(contract.delta(event))
         elif isinstance(event, Answered):
             self._line(contract.final(event.answer, event.source, event.asked_wall_s))
+        elif isinstance(event, Happened):
+            self._line(contract.event(event.event, event.source))
         elif isinstance(event, Failed):
             self._notes.clear()
             report(event.error, as_json=True, id=event.id)
         else:
             self._notes.status(event)
             if event.state != "reading" or self._state != "reading":
-                self._line(
-                    contract.status(event.state, sentence(event.text), event.done_s, event.total_s)
-                )
+                text, done_s, total_s = sentence(event.text), event.done_s, event.total_s
+                self._line(contract.status(event.state, text, done_s, total_s, event.session))
             self._state = event.state
 
     def close(self) -> None:

@@ -38,6 +38,8 @@ __all__ = ["Chunker", "ChunkerCounters", "ChunkerSettings"]
 _AFTER_FLUSH = "the stream ended and began again"
 _FORWARD = "the source's time jumped forward"
 _BACKWARD = "the source's time stepped back"
+_RESET = "the source's time began again at 0"
+_LONGEST_HEAD = 512
 
 
 @dataclass(slots=True)
@@ -60,6 +62,11 @@ class ChunkerCounters:
     ignored_items: int = 0
     """Pictures pushed into a stream of sound, or sound into one of pictures."""
     forgotten_gaps: int = 0
+    resets: int = 0
+    """How often the source's time began again at 0; like the next two, each began an epoch."""
+    jumps_forward: int = 0
+    """Holes longer than ``max_forward_jump_s``: nothing came, or the source's clock was set."""
+    jumps_backward: int = 0
 
 
 class Chunker:
@@ -70,18 +77,28 @@ class Chunker:
         self._counters = ChunkerCounters()
         self._gaps: deque[Gap] = deque(maxlen=self.settings.max_gaps)
         self._epoch: Epoch | None = None
+        self._untold: deque[Gap] = deque(maxlen=self.settings.max_gaps)
         # The next epoch while it is not certain: items that do not continue the current one.
         self._head: list[Frame | Samples] = []
         self._reason = ""
         self._cut_s: float | None = None  # a new frame size ends the epoch here, without a hole
         self._index = 0
         self._end_s = 0.0  # stream time up to which chunks were cut
+        self._newest_s = 0.0  # stream time that closed epochs had reached
         self._resume_s: float | None = None
 
     @property
     def gaps(self) -> tuple[Gap, ...]:
         """The ledger: every hole (stream time) and its reason, oldest first."""
         return tuple(self._gaps)
+
+    def new_gaps(self) -> tuple[Gap, ...]:
+        """What was named since the last call: also by how much a known hole has grown, and also
+        when ``gaps`` is full.
+        """
+        untold = tuple(self._untold)
+        self._untold.clear()
+        return untold
 
     @property
     def counters(self) -> ChunkerCounters:
@@ -90,9 +107,13 @@ class Chunker:
 
     @property
     def stream_time_s(self) -> float:
-        """Stream time of the newest material pushed."""
-        epoch = self._epoch
-        return self._end_s if epoch is None else max(self._end_s, epoch.start_s + epoch.newest_s)
+        """Stream time of the newest material pushed; never goes back."""
+        return max(self._newest_s, self._reached_s(self._epoch))
+
+    @property
+    def held(self) -> int:
+        """How many pictures and runs of sound are kept; bounded, whatever comes."""
+        return len(self._head) + (self._epoch.held if self._epoch is not None else 0)
 
     def push(self, item: Frame | Samples) -> list[Chunk]:
         """Take one item; returns the chunks it completes, which later pushes never change.
@@ -128,24 +149,40 @@ class Chunker:
         """End of the stream: the rest, ``flags.partial`` where not whole. A later push goes on."""
         return self.start_epoch(_AFTER_FLUSH)
 
-    def start_epoch(self, reason: str, at_s: float | None = None) -> list[Chunk]:
+    def start_epoch(
+        self, reason: str, at_s: float | None = None, source_s: float | None = None
+    ) -> list[Chunk]:
         """The stream was interrupted: returns the rest; the next item starts an epoch.
 
-        at_s: stream time at which it goes on, if known; None leaves a hole of length 0.
+        at_s: stream time at which it goes on, if known; source_s: the same in the source's time,
+        which a stream leaves behind where it did not step back with it. Neither: a hole of length
+        0.
         """
         out: list[Chunk] = []
         if self._head:
             self._commit(out)
-        if self._epoch is not None:
-            self._close(self._epoch, out, self._epoch.end())
+        epoch = self._epoch
+        if epoch is not None:
+            if source_s is not None:
+                at_s = epoch.start_s + source_s - epoch.zero_s
+            stop_s = epoch.end()
+            goes_on_s = -math.inf if at_s is None else at_s - epoch.start_s
+            if goes_on_s >= epoch.newest_s - self.settings.max_backward_step_s:
+                stop_s = min(stop_s, max(goes_on_s, epoch.newest_s))  # a picture lasts until then
+            self._close(epoch, out, stop_s)
             self._epoch = None
+        elif source_s is not None:
+            at_s = source_s
         self._reason, self._resume_s = reason, at_s
         return out
 
     def _route(self, item: Frame | Samples, out: list[Chunk]) -> None:
         epoch = self._epoch
         if self._head and self._joins_head(item):
-            self._head.append(item)
+            if self._repeats_head(item):
+                self._count(_as_late(item))
+            else:
+                self._head.append(item)
         elif epoch is None and not self._head:
             self._head = [item]
         elif epoch is None or self._in_head(item):
@@ -185,8 +222,10 @@ class Chunker:
             outage_s = settings.outage_periods * CHUNK_SECONDS
             if -settings.max_forward_jump_s <= strayed_s <= outage_s:
                 return "late"
-        if forward or backward:
-            return _FORWARD if forward else _BACKWARD
+        if forward:
+            return _FORWARD
+        if backward:
+            return _RESET if 0 <= item.time_s < settings.max_forward_jump_s else _BACKWARD
         new_size = isinstance(item, Frame) and epoch.size not in (None, item.image.shape)
         return "size" if new_size else ""
 
@@ -209,12 +248,18 @@ class Chunker:
         jump_s = self.settings.max_forward_jump_s
         return oldest_s - jump_s <= item.time_s <= newest_s + jump_s
 
+    def _repeats_head(self, item: Frame | Samples) -> bool:
+        """A picture that is not newer than the newest of those that wait."""
+        return isinstance(item, Frame) and any(
+            held.time_s >= item.time_s for held in self._head if isinstance(held, Frame)
+        )
+
     def _continues_epoch(self, item: Frame | Samples) -> bool:
         return self._epoch is not None and self._judge(self._epoch, item) == ""
 
     def _certain(self) -> bool:
         """Whether the next epoch may begin: all media are there, or one has waited long enough."""
-        if self.settings.kind is not StreamKind.AV:
+        if self.settings.kind is not StreamKind.AV or len(self._head) >= _LONGEST_HEAD:
             return True
         span_s = max(map(_end, self._head)) - min(held.time_s for held in self._head)
         if span_s >= self.settings.max_lag_s or len({type(held) for held in self._head}) == 2:
@@ -243,6 +288,9 @@ class Chunker:
         else:
             start_s = max(self._end_s, self._resume_s or 0.0)
         if self._counters.epochs and cut_s is None:
+            self._counters.resets += self._reason == _RESET
+            self._counters.jumps_forward += self._reason == _FORWARD
+            self._counters.jumps_backward += self._reason == _BACKWARD
             self._note(self._end_s, start_s, self._reason)
             self._index += 1  # a hole takes one empty slot
         self._epoch = Epoch(self.settings, self._counters.epochs, zero_s, start_s)
@@ -260,6 +308,7 @@ class Chunker:
 
     def _close(self, epoch: Epoch, out: list[Chunk], stop_s: float) -> None:
         """Cut all that is left before ``stop_s``."""
+        self._newest_s = max(self._newest_s, self._reached_s(epoch))
         while (rest_s := stop_s - epoch.next * CHUNK_SECONDS) > 1e-6:
             slots = epoch.slots_left(rest_s)
             first = epoch.next * self.settings.slots
@@ -268,6 +317,9 @@ class Chunker:
                 self._counters.dropped_rest_samples += round(rest_s * SAMPLE_RATE)
                 return
             self._emit(epoch, out, slots, min(rest_s, CHUNK_SECONDS), open_end=True)
+
+    def _reached_s(self, epoch: Epoch | None) -> float:
+        return self._end_s if epoch is None else max(self._end_s, epoch.start_s + epoch.newest_s)
 
     def _too_short(self, duration_s: float) -> bool:
         return duration_s < self.settings.min_rest_s
@@ -303,6 +355,7 @@ class Chunker:
 
     def _note(self, from_s: float, to_s: float, reason: str) -> None:
         """Name a hole in the ledger; one that continues the newest is joined to it."""
+        self._untold.append(Gap(from_s, to_s, reason))
         last = self._gaps[-1] if self._gaps else None
         if last and last.reason == reason and abs(from_s - last.to_s) < 1e-6 < to_s - from_s:
             self._gaps[-1] = Gap(last.from_s, to_s, reason)

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from omnidrop_stream.errors import ConfigError, QuestionError
 from omnidrop_stream.types import StreamKind
+from omnidrop_stream.watch_config import WatchConfig, WatchesConfig
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 DepthName = Literal["exact", "auto", "half", "read_side"]
@@ -105,6 +106,8 @@ class StreamConfig(_Section):
     history_tokens: Annotated[int, Field(ge=0, le=8192)] = 512
     sessions: Annotated[int, Field(ge=1, le=10_000)] = 64
     system_prompt: str = "You are a helpful assistant."
+    watches: WatchesConfig = Field(default_factory=WatchesConfig)
+    """Standing questions."""
 
     @field_validator("fps")
     @classmethod
@@ -188,6 +191,14 @@ def make_config(values: dict[str, Any], origin: str = "settings") -> Config:
         return Config.model_validate(values)
     except ValidationError as error:
         raise explain(error, Config, origin) from None
+
+
+def make_watch(values: dict[str, Any], origin: str = "watch") -> WatchConfig:
+    """A standing question; raises ConfigError naming key, value and what is allowed."""
+    try:
+        return WatchConfig.model_validate(values)
+    except ValidationError as error:
+        raise explain(error, WatchConfig, origin) from None
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from omnidrop_stream.errors import ConfigError
-from omnidrop_stream.timeline import AudioTrack, Placed, VideoTrack
+from omnidrop_stream.timeline import AudioTrack, Placed, VideoSpan, VideoTrack
 from omnidrop_stream.types import (
     CHUNK_SAMPLES,
     CHUNK_SECONDS,
@@ -126,6 +126,12 @@ class Epoch:
             end_s = max(end_s, 0.0 if newest is None else (newest + 1) / self.settings.fps)
         return end_s
 
+    @property
+    def held(self) -> int:
+        """How many frames and runs of sound are kept."""
+        tracks = (self.video, self.audio)
+        return sum(track.held for track in tracks if track is not None)
+
     def slots_left(self, rest_s: float) -> int:
         """Picture slots of a last chunk of this length: filled ones, and those at least half in."""
         if self.video is None:
@@ -177,9 +183,9 @@ class Epoch:
         open_end: sound that has not come yet is no gap, and makes the chunk partial.
         """
         settings = self.settings
-        frames, repeated = None, 0
+        shown = VideoSpan(None, 0, False)
         if self.video is not None:
-            frames, repeated = self.video.look(self.next * settings.slots, slots)
+            shown = self.video.look(self.next * settings.slots, slots)
         audio = left = right = None
         filled = broken = 0
         partial = duration_s < CHUNK_SECONDS - 1e-6
@@ -200,17 +206,17 @@ class Epoch:
                 right = self.audio.look(stop, stop + RIGHT_CONTEXT_SAMPLES).pcm
                 partial = partial or len(audio) < CHUNK_SAMPLES - 1
         flags = ChunkFlags(
-            repeated_frames=repeated,
+            repeated_frames=shown.repeated,
             silence_filled_samples=filled,
             audio_absent=self.audio is not None and audio is None,
-            corrupt=broken > 0,
+            corrupt=broken > 0 or shown.corrupt,
             partial=partial,
         )
         chunk = Chunk(
             index=index,
             epoch=self.number,
             start_s=self.start_s + self.next * CHUNK_SECONDS,
-            frames=frames,
+            frames=shown.images,
             audio=audio,
             audio_left=left,
             audio_right=right,

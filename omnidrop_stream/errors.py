@@ -3,16 +3,19 @@
 OmniDropError                 1   anything of ours
     ├── UsageError                2   a value that is not allowed (a setting, a question, a flag)
     │   ├── ConfigError           2   names key, value and what is allowed
-    │   └── QuestionError         2   empty or too long
+    │   ├── QuestionError         2   empty or too long
+    │   └── UnknownCamera         2   no camera of that name here
     ├── SourceError               3   a file, stream or device that cannot be read
     │   ├── SourceNotFound        3
     │   ├── SourceUnreadable      3   empty, truncated, corrupt, neither video nor audio
     │   └── SourceDenied          3   authentication or permission
+    ├── NodeError                 3   a running node that cannot be asked
     ├── ModelError                4   a checkpoint that cannot be used
     │   ├── ModelNotFound         4
     │   └── ModelMismatch         4   another class, a damaged or missing shard
     ├── Busy                      5   no room for another question right now
     ├── NothingHeld               5   a question about a stream of which nothing is held
+    ├── NoAnswer                  5   a node that did not answer in time
     └── MissingDependency         6   an optional package or program that is not installed
 
 Interrupted by the user: 130. Each message says what was wrong, the value, what is allowed and what
@@ -44,6 +47,12 @@ class QuestionError(UsageError):
     """An empty question, or one longer than the limit."""
 
 
+class UnknownCamera(UsageError):
+    """A name that no camera of this node has."""
+
+    code = "unknown_camera"
+
+
 class SourceError(OmniDropError):
     """A file, stream or device that cannot be read."""
 
@@ -67,6 +76,13 @@ class SourceDenied(SourceError):
     """Authentication failed or permission is missing."""
 
     code = "unauthorized"
+
+
+class NodeError(OmniDropError):
+    """A running node that cannot be asked: no broker, no login, or nobody there."""
+
+    exit_code = 3
+    code = "node_unreachable"
 
 
 class ModelError(OmniDropError):
@@ -103,3 +119,10 @@ class NothingHeld(OmniDropError):
 
     exit_code = 5
     code = "camera_offline"
+
+
+class NoAnswer(OmniDropError):
+    """A node took the question, or may have, and did not answer in time."""
+
+    exit_code = 5
+    code = "expired"

@@ -113,8 +113,8 @@ def _evidence(
 
 
 def coverage_of(segments: Sequence[Segment], ledger: Sequence[Gap]) -> Coverage:
-    """The seconds seen; each hole with the reason the ledger knows, and chunks whose audio is
-    missing.
+    """The seconds seen; each hole with the reason the ledger knows, and chunks whose sound or
+    pictures are missing.
     """
     gaps: list[Gap] = []
     previous: Segment | None = None
@@ -123,6 +123,8 @@ def coverage_of(segments: Sequence[Segment], ledger: Sequence[Gap]) -> Coverage:
             gaps.append(_named(previous.end_s, segment.start_s, ledger))
         if segment.flags.audio_absent:
             gaps.append(Gap(segment.start_s, segment.end_s, "audio_absent"))
+        if segment.flags.video_absent:
+            gaps.append(Gap(segment.start_s, segment.end_s, "video_absent"))
         previous = segment
     return Coverage(segments[0].start_s, segments[-1].end_s, tuple(gaps))
 

@@ -33,6 +33,9 @@ R0_MARGIN = 1.05
 """A head start is planned for a slightly fuller window, so that a fluctuating r0 does not break its
 promise.
 """
+AUTO_RAISE_BELOW = 0.35
+AUTO_LOWER_ABOVE = 0.7
+"""Shares of real time that ingest may take before ``auto`` moves the depth by one layer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +195,13 @@ def resolve_depth(
             f"prefill_depth 0, not {wanted}"
         )
     return depth
+
+
+def adapted_depth(depth: int, share: float, deepest: int) -> int:
+    """``auto``: one layer deeper or shallower, by the share of real time that a chunk took."""
+    if share < AUTO_RAISE_BELOW and depth < deepest:
+        return depth + 1
+    return depth - 1 if share > AUTO_LOWER_ABOVE and depth > 0 else depth
 
 
 def _exact(stream: StreamConfig, pruning: PruningConfig, n_layers: int, r0: float) -> int:

@@ -9,21 +9,21 @@ works on a snapshot.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass, replace
-
-import torch
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass
 
 from omnidrop_stream.answer import AnswerRun
-from omnidrop_stream.cache import Budget, Segment, TokenCache, expected_bytes, slots_of
+from omnidrop_stream.cache import Budget, Segment, TokenCache, expected_bytes
 from omnidrop_stream.config import Config, DecodeConfig, DepthName, PruningConfig
 from omnidrop_stream.conversations import Conversations
 from omnidrop_stream.errors import Busy, ConfigError, NothingHeld
 from omnidrop_stream.evidence import coverage_of
-from omnidrop_stream.model.base import OmniModel, Prompt, States
+from omnidrop_stream.look_back import check_look_back, within
+from omnidrop_stream.model.base import OmniModel, Prompt
 from omnidrop_stream.model.template import ChatTemplate, Turn
 from omnidrop_stream.model.towers import EncodeCarry, Encoded, EncodeSettings, IntraSettings
 from omnidrop_stream.plan import (
+    adapted_depth,
     describe_schedule,
     intra_for,
     needs_depth_zero,
@@ -32,12 +32,12 @@ from omnidrop_stream.plan import (
     schedule_for,
     slots_within,
 )
+from omnidrop_stream.segments import bare_segment, deepened
 from omnidrop_stream.types import Answer, Chunk, Coverage, Delta, Gap, Query, Step
+from omnidrop_stream.watch import Judgement, Judging, Standing, newest_pair, standing_question
+from omnidrop_stream.watch_config import WatchConfig
 
 MAX_LEDGER = 1024
-AUTO_RAISE_BELOW = 0.35
-AUTO_LOWER_ABOVE = 0.7
-"""Shares of real time that ingest may take before ``auto`` moves the depth by one layer."""
 
 Turns = Generator[Delta | Answer | Step, None, None]
 
@@ -80,7 +80,7 @@ class OmniStream:
         self._prompt: Prompt = model.prefill_prompt(ids, markers)
         decode = self._config.decode
         intra = self._intra = intra_for(self._config.pruning, self._config.intra)
-        self._encode_settings = EncodeSettings(
+        self._encode_settings = self._full_settings = EncodeSettings(
             IntraSettings(intra.enabled, intra.audio_keep, intra.video_keep),
             self._frame_tokens,
             spec.ids_per_second,
@@ -181,9 +181,15 @@ class OmniStream:
         self._last_push_s = self._clock() - started
         self._adapt(chunk)
 
-    def note_drop(self, from_s: float, to_s: float, reason: str) -> None:
+    def lighten(self, pictures: float = 1.0, merging: float = 1.0) -> None:
+        """From the next chunk on: shares of the tokens of a picture, and of what merging keeps. A
+        chunk with pictures of another size must begin an epoch.
+        """
+        self._encode_settings = self._full_settings.lighter(pictures, merging)
+
+    def note_drop(self, from_s: float, to_s: float, reason: str, chunks: int = 1) -> None:
         """Name a stretch of stream that never became a chunk, for the coverage of later answers."""
-        self._dropped += 1
+        self._dropped += chunks
         self.note_gap(Gap(from_s, to_s, reason))
 
     def note_gap(self, gap: Gap) -> None:
@@ -193,43 +199,9 @@ class OmniStream:
     def _extended(
         self, chunk: Chunk, encoded: Encoded, held: tuple[Segment, ...], depth: int
     ) -> Generator[None, None, Segment]:
-        tokens = encoded.tokens
-        bare = Segment(
-            chunk=chunk.index,
-            epoch=chunk.epoch,
-            window=encoded.window,
-            start_s=chunk.start_s,
-            end_s=chunk.end_s,
-            wall_time_s=chunk.wall_time_s,
-            flags=chunk.flags,
-            tokens=tokens,
-            keys=self._prompt.keys[:0, :, :0],
-            values=self._prompt.values[:0, :, :0],
-            hidden=tokens.embeds,
-            seen_from=held[0].chunk if held else chunk.index,
-        )
-        return (yield from self._deepened(bare, held, tokens.embeds, range(depth)))
-
-    def _deepened(
-        self, segment: Segment, past: tuple[Segment, ...], hidden: torch.Tensor, layers: range
-    ) -> Generator[None, None, Segment]:
-        """``segment`` with ``layers`` run over ``hidden``; earlier layers' states are kept in
-        front.
-        """
-        slots = slots_of((*past, segment))
-        states: States = yield from self._model.extend(
-            self._prompt, past, slots[:-1], segment.tokens, slots[-1], hidden, layers
-        )
-        done = layers.start > 0
-        return replace(
-            segment,
-            keys=torch.cat([segment.keys[: layers.start], states.keys]) if done else states.keys,
-            values=torch.cat([segment.values[: layers.start], states.values])
-            if done
-            else states.values,
-            hidden=None if layers.stop == self._model.spec.n_layers else states.hidden,
-            seen_from=segment.seen_from if done else (past[0].chunk if past else segment.chunk),
-        )
+        bare = bare_segment(self._prompt, chunk, encoded, held)
+        hidden = encoded.tokens.embeds
+        return (yield from deepened(self._model, self._prompt, bare, held, hidden, range(depth)))
 
     # -- depth
 
@@ -281,7 +253,9 @@ class OmniStream:
             source = todo if deeper else todo.bare()
             hidden = todo.hidden if deeper and todo.hidden is not None else todo.tokens.embeds
             layers = range(self._depth, wanted) if deeper else range(wanted)
-            done[todo.chunk] = yield from self._deepened(source, past, hidden, layers)
+            done[todo.chunk] = yield from deepened(
+                self._model, self._prompt, source, past, hidden, layers
+            )
 
     def _switch(self, held: tuple[Segment, ...], done: tuple[Segment, ...], depth: int) -> None:
         """Serve ``done``; where the byte budget cannot hold one window of it, stay as it was."""
@@ -295,16 +269,12 @@ class OmniStream:
 
     def _adapt(self, chunk: Chunk) -> None:
         """``auto``: one layer deeper or shallower, by the share of real time this chunk took."""
-        if self._config.stream.prefill_depth != "auto" or self._wanted_depth != self._depth:
-            return
-        if needs_depth_zero(self._config.pruning):
+        moving = self._wanted_depth != self._depth or needs_depth_zero(self._config.pruning)
+        if self._config.stream.prefill_depth != "auto" or moving:
             return
         share = self._last_push_s / chunk.duration_s
         deepest = max(self._model.spec.n_layers // 2, self._exact_depth)
-        if share < AUTO_RAISE_BELOW and self._depth < deepest:
-            self.set_depth(self._depth + 1)
-        elif share > AUTO_LOWER_ABOVE and self._depth > 0:
-            self.set_depth(self._depth - 1)
+        self.set_depth(adapted_depth(self._depth, share, deepest))
 
     # -- questions
 
@@ -338,6 +308,7 @@ class OmniStream:
         decode = decode or self._config.decode
         started, generation, depth = self._clock(), self._generation, self._depth
         decode.check_question(query.text)
+        check_look_back(query.look_back_s)
         segments = self._cache.snapshot()
         provisional = False
         if open_chunk is not None and self._joins(open_chunk):
@@ -349,6 +320,7 @@ class OmniStream:
                 "nothing of this stream is held yet, so there is nothing to answer about; wait "
                 "for the first chunk (2 s) and ask again"
             )
+        segments = within(segments, query)
         run = AnswerRun(
             model=self._model,
             prompt=self._prompt,
@@ -420,6 +392,32 @@ class OmniStream:
         self._fork_number += 1
         self._forks[self._fork_number] = nbytes
         return self._fork_number
+
+    # -- standing questions
+
+    def standing(self, watch: WatchConfig) -> Standing:
+        """A standing question in this model's tokens; raises ConfigError, ModelMismatch."""
+        stream = self._config.stream
+        return standing_question(watch, stream.watches, self._model, stream.kind)
+
+    def judge_steps(
+        self,
+        questions: Sequence[Standing],
+        pair: tuple[Segment, ...] | None = None,
+        cancelled: Callable[[], bool] = lambda: False,
+    ) -> Generator[Step | Judgement, None, None]:
+        """Turns that judge ``pair`` (None: the last two chunks), a `Judgement` for each question.
+        The trunk is only read. NothingHeld; Busy where answers in progress leave no room.
+        """
+        pair = newest_pair(self._cache.snapshot()) if pair is None else pair
+        if not pair:
+            raise NothingHeld("nothing of this stream is held yet, so there is nothing to judge")
+        judging = Judging(self._model, self._prompt, pair, self._clock)
+        ticket = self._reserve(judging.estimated_bytes(questions))
+        try:
+            yield from judging.turns(questions, cancelled)
+        finally:
+            self._forks.pop(ticket, None)
 
     # -- memory of conversations, and forgetting
 

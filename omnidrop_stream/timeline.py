@@ -12,6 +12,7 @@ import numpy as np
 
 from omnidrop_stream.types import SAMPLE_RATE, Frame, Samples
 
+_JOINED = 3200  # samples: 0.2 s
 _TIME_NOISE_S = 1e-6
 """Presentation times are doubles: a frame this little before a border counts as on it."""
 
@@ -23,6 +24,17 @@ class Placed:
     late_frames: int = 0
     late_samples: int = 0
     overlap_samples: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class VideoSpan:
+    """``images`` u8 [n, H, W, 3], None where there is nothing to show; how many of them repeat the
+    one before, and whether the decoder had to patch any.
+    """
+
+    images: np.ndarray | None
+    repeated: int
+    corrupt: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,11 +91,14 @@ class VideoTrack:
         """The newest slot that has a frame of its own and was not cut yet."""
         return max(self._best, default=None)
 
-    def look(self, first: int, count: int) -> tuple[np.ndarray | None, int]:
-        """The pictures u8 [count, H, W, 3] of these slots and how many of them are repeats.
+    @property
+    def held(self) -> int:
+        """How many frames are kept."""
+        return len(self._best) + (self._last_shown is not None)
 
-        A slot without a frame repeats the one before; at an epoch's start, the first one after.
-        None where there is nothing to show. Changes nothing.
+    def look(self, first: int, count: int) -> VideoSpan:
+        """The pictures of these slots. A slot without a frame repeats the one before; at an epoch's
+        start, the first one after. Changes nothing.
         """
         shown = self._last_shown
         picks: list[Frame | None] = []
@@ -92,9 +107,11 @@ class VideoTrack:
             picks.append(shown)
         later = next((pick for pick in picks if pick is not None), None)
         if later is None or not count:
-            return None, 0
+            return VideoSpan(None, 0, False)
         repeated = sum(slot not in self._best for slot in range(first, first + count))
-        return np.stack([(pick or later).image for pick in picks]), repeated
+        shown_ones = [pick or later for pick in picks]
+        images = np.stack([frame.image for frame in shown_ones])
+        return VideoSpan(images, repeated, any(frame.corrupt for frame in shown_ones))
 
     def advance(self, first_open_slot: int) -> None:
         """Forget what lies before this slot, except the last picture shown."""
@@ -119,6 +136,11 @@ class AudioTrack:
         """Number of the sample after the newest; None before the first."""
 
     @property
+    def held(self) -> int:
+        """How many runs are kept."""
+        return len(self._runs)
+
+    @property
     def end_s(self) -> float | None:
         """``end`` in seconds."""
         return None if self.end is None else self.end / SAMPLE_RATE
@@ -136,9 +158,18 @@ class AudioTrack:
         placed.late_samples = min(max(self._first_open - position, 0), len(pcm))
         pcm, position = pcm[placed.late_samples :], position + placed.late_samples
         if len(pcm):
-            self._runs.append((position, pcm))
+            self._keep(position, pcm)
         self.end = max(position + len(pcm), self.end or 0)
         return placed
+
+    def _keep(self, position: int, pcm: np.ndarray) -> None:
+        """Short runs are joined, and what was trimmed is not kept alive by the rest."""
+        if self._runs:
+            before, run = self._runs[-1]
+            if before + len(run) == position and len(run) + len(pcm) <= _JOINED:
+                self._runs[-1] = before, np.concatenate([run, pcm])
+                return
+        self._runs.append((position, pcm if pcm.base is None else pcm.copy()))
 
     def look(self, first: int, stop: int) -> AudioSpan:
         """Samples ``first`` to ``stop``, zeros where there are none; changes nothing."""

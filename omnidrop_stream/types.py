@@ -48,6 +48,8 @@ class Frame:
 
     image: np.ndarray
     time_s: float
+    corrupt: bool = False
+    """The decoder had to patch it, or something that it rests on is missing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +75,8 @@ class ChunkFlags:
     corrupt: bool = False
     partial: bool = False
     """The chunk is not complete: an open chunk seen by a question, or the end of a file."""
+    video_absent: bool = False
+    """The stream has pictures but this chunk's were left out (the model was overloaded)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +147,8 @@ class Query:
     asked_at_s: float | None = None
     session: str = ""
     """Follow-ups of one session see its bounded history; the empty session has none."""
+    look_back_s: float | None = None
+    """See only the chunks of the last so many seconds before it is asked; None: all held."""
 
 
 class Step(enum.Enum):

@@ -31,8 +31,10 @@ from omnidrop_stream.types import (
     StreamKind,
 )
 from runtime.models import TINY, TINY_WARNING, load
-from runtime.sources import FileSource, Source, SourceInfo, open_source
+from runtime.sources import FileSource, Source, SourceInfo, SourceOptions, open_source
 from runtime.sources.base import Interruption
+from runtime.status import SessionStatus
+from runtime.watch_types import Happened
 
 if TYPE_CHECKING:
     from omnidrop_stream.model.base import OmniModel
@@ -62,6 +64,8 @@ class Status:
     text: str
     done_s: float | None = None
     total_s: float | None = None
+    session: SessionStatus | None = None
+    """What a live session says of itself, where this tells a change of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +95,7 @@ class Failed:
 
 
 Item = Frame | Samples | Interruption
-Event = Status | Asked | Delta | Answered | Failed
+Event = Status | Asked | Delta | Answered | Failed | Happened
 
 
 def ask_source(
@@ -100,6 +104,7 @@ def ask_source(
     config: Config,
     kind: StreamKind | None = None,
     load_model: Callable[[ModelConfig], OmniModel] = load,
+    options: SourceOptions | None = None,
 ) -> Generator[Event, None, None]:
     """Ask ``questions`` of the source that a text names. ``kind`` None: what the source carries.
 
@@ -107,7 +112,7 @@ def ask_source(
     """
     for question in questions:
         config.decode.check_question(question.text)
-    with open_source(source, fps=config.stream.fps) as opened:
+    with open_source(source, fps=config.stream.fps, options=options) as opened:
         info = opened.info
         config = merged(config, {"stream": {"kind": kind_for(info, kind)}})
         from omnidrop_stream.plan import NOTHING_DROPPED, policy_for

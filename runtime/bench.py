@@ -54,14 +54,15 @@ async def run_live(
             group.create_task(one(session, number))
             number, at = number + 1, at + options.ask_every_s
         await session.reached(options.seconds)
-        snapshot = session.stats.snapshot()
+        snapshot, dropped = session.stats.snapshot(), session.status().dropped
     return {
         "model": config.model.model,
         **conditions(pick_device(config.model.device)),
         "options": {"seconds": options.seconds, "ask_every_s": options.ask_every_s},
         "chunks": snapshot["counters"].get("chunk.committed", 0),
         "chunks_late": snapshot["counters"].get("chunk.late", 0),
-        "chunks_dropped": snapshot["counters"].get("feed.dropped.overload", 0),
+        "chunks_dropped": dropped,
+        "overload_engaged": snapshot["counters"].get("overload.engaged", 0),
         "answers": len(answers),
         "answer_tokens": [a.answer_tokens for a in answers],
         "ttft_ms_median": round(median([a.ttft_ms for a in answers]), 2) if answers else None,

@@ -17,6 +17,7 @@ from runtime.asking import kind_for
 from runtime.feed import ChunkFeed
 from runtime.sources.base import Interruption, LiveSource, Source, SourceInfo, SourceState
 from runtime.stats import Stats
+from runtime.status import Came
 
 
 class CaptureThread:
@@ -34,9 +35,11 @@ class CaptureThread:
         wall: Callable[[], float] | None = time.time,
         kind: StreamKind | None = None,
         begin: threading.Event | None = None,
+        paused: threading.Event | None = None,
+        muted: threading.Event | None = None,
     ) -> None:
         """kind: what to take of the source (None: all it carries). begin: what is not live is read
-        once this is set.
+        once this is set. paused, muted: switches that may be on before the first item.
         """
         self._source = source
         self._feed = feed
@@ -51,10 +54,11 @@ class CaptureThread:
         self._over = False
         self._lock = threading.Lock()
         self._stopped = threading.Event()
-        self._paused = threading.Event()
-        self._muted = threading.Event()
+        self._paused = paused or threading.Event()
+        self._muted = muted or threading.Event()
         self._chunker: Chunker | None = None
         self._gaps_told = 0
+        self._came = Came()
         self._waiters: list[tuple[float, Callable[[], None]]] = []
         self._thread = threading.Thread(target=self._run, name="omnidrop-capture", daemon=True)
 
@@ -97,6 +101,19 @@ class CaptureThread:
     def state(self) -> SourceState:
         """How the source says it is doing; sources that cannot fail say nothing."""
         return self._source.state if isinstance(self._source, LiveSource) else SourceState()
+
+    def came(self) -> Came:
+        """What the newest chunk brought; of a medium that is thrown away by wish, nothing is
+        said.
+        """
+        return replace(self._came, audio=None) if self.muted else self._came
+
+    def retry_now(self) -> bool:
+        """Try a lost source again at once; False for one that cannot be lost."""
+        if not isinstance(self._source, LiveSource):
+            return False
+        self._source.retry_now()
+        return True
 
     def stream_time_s(self) -> float:
         """Stream time of the newest material captured."""
@@ -180,6 +197,7 @@ class CaptureThread:
             self._note(gaps[self._gaps_told :])
             self._gaps_told = len(gaps)
         for chunk in chunks:
+            self._came = Came.of(chunk, chunker.settings.kind)
             if self._wall is not None:
                 began = self._wall() - (chunker.stream_time_s - chunk.start_s)
                 chunk = replace(chunk, wall_time_s=began)

@@ -10,25 +10,26 @@ import asyncio
 import itertools
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable, Generator
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from omnidrop_stream.config import Config, DecodeConfig, DepthName, PruningConfig, merged
-from omnidrop_stream.errors import OmniDropError, SourceError
-from omnidrop_stream.types import Answer, Delta, Query, StreamKind
-from runtime.asking import kind_for, within_reach
+from omnidrop_stream.errors import NothingHeld, OmniDropError, SourceError
+from omnidrop_stream.types import Answer, Chunk, Delta, Query, StreamKind
+from runtime.answers import Answers
 from runtime.capture import CaptureThread
 from runtime.feed import ChunkFeed
 from runtime.host import ModelHost
 from runtime.loop_delay import watch_loop
+from runtime.opening import open_stream
 from runtime.sources import SourceOptions, open_source
 from runtime.sources.base import LiveSource, Source, SourceInfo
 from runtime.sources.pacing import Paced
 from runtime.stats import Stats
-from runtime.status import SessionStatus
-from runtime.turns import Kind
-from runtime.worker import Job
+from runtime.status import SessionStatus, condition, lost_to_slowness, media, show_in
+from runtime.watching import Watching
 
 if TYPE_CHECKING:  # torch comes with the model, on its thread
     from omnidrop_stream.model.base import OmniModel
@@ -54,60 +55,73 @@ class StreamSession:
     ) -> None:
         """realtime: play a file at its own pace and never wait for the model; else read it as fast
         as the model takes it. host: shared by several sessions; without one the session has its
-        own.
+        own. options: of a source given as text; ``wait_for_first`` counts for any: a source that
+        cannot be had yet is waited for inside the session, instead of before it.
         """
         self.config = config or Config()
         self.stats = stats or Stats()
-        fps = self.config.stream.fps
-        opened = source
-        if isinstance(opened, str):
-            opened = open_source(opened, fps=fps, options=options)
+        if isinstance(source, str):
+            source = open_source(source, fps=self.config.stream.fps, options=options)
         self._realtime = realtime
         self._own_host = host is None
         self.host = host or ModelHost(self.config.model, load)
         self._wall = wall
-        self._source = opened
+        self._source = source
         self._stream: OmniStream | None = None
         self._info: SourceInfo | None = None
         self._status: StreamStatus | None = None
         self._failure: BaseException | None = None
-        self._answers: dict[str, tuple[Job, asyncio.Queue[Any]]] = {}
         self._numbers = itertools.count(1)
         self._pruning = self.config.pruning
-        self._ttft_ms: float | None = None
+        self._wait_for_first = options is not None and options.wait_for_first
+        self._since = ("", 0.0)
         self._starting: asyncio.Task[None] | None = None
         self._watching: asyncio.Task[None] | None = None
-        self._begin = threading.Event()
+        self._begin, self._paused, self._muted = (threading.Event() for _ in range(3))
         self.note = ""
         """What was settled differently from the settings, in a sentence; known with the model."""
 
     # -- life
 
     async def __aenter__(self) -> Self:
-        """Start capture and model; returns once the source is open, raises what opening raises."""
+        """Start capture and model; returns once the source is open, raises what opening raises.
+
+        With ``wait_for_first`` it returns at once.
+        """
         self._loop = asyncio.get_running_loop()
         self.ended = asyncio.Event()
         self._opened: asyncio.Future[SourceInfo] = self._loop.create_future()
         self._ready: asyncio.Future[OmniStream] = self._loop.create_future()
         self._material = asyncio.Event()
         self._settled = asyncio.Event()
+        watches, worker = self.config.stream.watches, self.host.worker
+        self.watching = Watching(
+            worker, self.stats, self._post, self._fail, self.ask, watches, self._realtime
+        )
         self._feed = ChunkFeed(
             self.stats,
-            wake=self.host.worker.wake,
+            wake=worker.wake,
+            look=self.watching.look,
+            held=self.watching.held,
             on_commit=lambda status: self._post(self._committed, status),
             on_error=lambda error: self._post(self._fail, error),
+            live=self._realtime,
         )
+        show_in(self.stats, self.status)
+        self._answers = Answers(self.host.worker, self.stats, self._post, self._open_chunk)
         if self._own_host:
             await self.host.__aenter__()
         self._capture = self._make_capture()
         self._capture.start()
+        self._watching = self._loop.create_task(watch_loop(self.stats), name="watch-loop")
+        self._starting = self._loop.create_task(self._start_stream(), name="start-stream")
+        if self._wait_for_first:
+            return self
         try:
-            self._info = await asyncio.shield(self._opened)
+            await asyncio.shield(self._opened)
         except BaseException:
             await self._close()
             raise
-        self._watching = self._loop.create_task(watch_loop(self.stats), name="watch-loop")
-        self._starting = self._loop.create_task(self._start_stream(self._info), name="start-stream")
         return self
 
     async def __aexit__(
@@ -131,11 +145,13 @@ class StreamSession:
             self.stats,
             fps=self.config.stream.fps,
             drop_when_full=self._realtime,
-            on_open=lambda info: self._post(_resolve, self._opened, info),
+            on_open=lambda info: self._post(self._source_opened, info),
             on_end=lambda error: self._post(self._source_ended, error),
             wall=self._wall if self._realtime else None,
             kind=self._wanted_kind,
             begin=self._begin,
+            paused=self._paused,
+            muted=self._muted,
         )
 
     @property
@@ -143,33 +159,31 @@ class StreamSession:
         stream = self.config.stream
         return stream.kind if "kind" in stream.model_fields_set else None
 
-    async def _start_stream(self, info: SourceInfo) -> None:
+    async def _start_stream(self) -> None:
         try:
-            model = await self.host.model()
-            kind = kind_for(info, self._wanted_kind)
-            config = merged(self.config, {"stream": {"kind": kind}})
-            config, self.note = within_reach(config, model)
-            stream, status = await asyncio.wrap_future(
-                self.host.worker.call(lambda: _open_stream(model, config))
-            )
+            info = await asyncio.shield(self._opened)
+        except Exception:
+            return  # whoever opens the session is told
+        try:
+            opened = await open_stream(self.host, self.config, info, self._wanted_kind)
         except asyncio.CancelledError:
             raise
         except BaseException as error:
             self._fail(error)
             return
-        self._stream = stream
-        self._status = status
+        self._stream, self._status, self.note = opened.stream, opened.status, opened.note
         if self._pruning is self.config.pruning:
-            self._pruning = config.pruning
-        self._feed.attach(stream)
+            self._pruning = opened.config.pruning
+        self._feed.attach(opened.stream, opened.steps)
+        self.watching.attach(opened.stream)
         self._begin.set()
         self.host.worker.add_feed(self._feed)
         if not self._ready.done():
-            self._ready.set_result(stream)
+            self._ready.set_result(opened.stream)
 
     async def _close(self) -> None:
-        for job, _ in list(self._answers.values()):
-            job.cancelled.set()
+        await self.watching.close()
+        self._answers.cancel_all()
         self._feed.close()
         self._capture.stop()
         self.host.worker.remove_feed(self._feed)
@@ -203,31 +217,50 @@ class StreamSession:
 
     def status(self) -> SessionStatus:
         """The present state, cheap enough for every refresh."""
-        held, source = self._status, self._capture.state
-        now_s = self._capture.stream_time_s()
-        state, reason = source.name, source.reason
-        if self._failure is not None:
-            state, reason = "failed", str(self._failure)
-        elif self.ended.is_set():
-            state = "ended"
-        elif self._capture.paused:
-            state = "paused"
-        elif self._stream is None:
-            state = "loading" if self._info is not None else "connecting"
+        held, source, came = self._status, self._capture.state, self._capture.came()
+        now_s, step = self._capture.stream_time_s(), self._feed.step
+        now = condition(
+            source=source,
+            came=came,
+            live=self._info is not None and self._info.live,
+            opened=self._info is not None,
+            loaded=self._stream is not None,
+            trouble=self.host.trouble,
+            paused=self._capture.paused,
+            ended=self.ended.is_set(),
+            failure=self._failure,
+            step=step,
+        )
+        comes = media(source, came, muted=self._capture.muted)
         end_s = held.end_s if held is not None and held.end_s is not None else 0.0
         return SessionStatus(
-            state=state,
-            reason=reason,
+            state=now.state,
+            reason=now.reason,
             stream_s=now_s,
             lag_s=max(0.0, now_s - end_s),
             tokens=held.tokens if held is not None else 0,
             budget_tokens=self.config.stream.budget_tokens,
             depth=held.depth if held is not None else 0,
-            ttft_ms=self._ttft_ms,
-            dropped=self.stats.counter("feed.dropped.overload"),
+            ttft_ms=self._answers.ttft_ms,
+            dropped=lost_to_slowness(self.stats),
             answers=len(self._answers),
             muted=self._capture.muted,
+            code=now.code,
+            since_s=self._lasted_s(f"{now.state} {now.code}"),
+            video=comes.video,
+            audio=comes.audio,
+            chunk_age_s=self._feed.age_s,
+            reconnects=source.reconnects,
+            gaps=self.stats.counter("source.gaps"),
+            step=int(step),
         )
+
+    def _lasted_s(self, key: str) -> float:
+        """For how long the status has been this one, as far as it was looked at."""
+        now_s = time.monotonic()
+        if key != self._since[0]:
+            self._since = (key, now_s)
+        return now_s - self._since[1]
 
     # -- questions
 
@@ -238,47 +271,28 @@ class StreamSession:
         pruning: PruningConfig | None = None,
         decode: DecodeConfig | None = None,
         id: str = "",
+        look_back_s: float | None = None,
     ) -> AsyncGenerator[Delta | Answer, None]:
         """Pieces of text, then one `Answer`. Leaving the loop early cancels within one step.
+        look_back_s: see only the last so many seconds.
 
         Waits while the model loads and for the first chunk. Raises QuestionError, NothingHeld,
         Busy, or what ended the session.
         """
         stream = await self._when_ready()
-        query = Query(
-            text=text,
-            id=id or f"q{next(self._numbers)}",
-            asked_at_s=self._capture.stream_time_s(),
-            session=session,
-        )
-        events: asyncio.Queue[Any] = asyncio.Queue()
-        job = self._job(stream, query, pruning or self._pruning, decode, events)
-        self._answers[query.id] = (job, events)
-        try:
-            self.host.worker.submit(job)
-            while True:
-                event = await events.get()
-                if isinstance(event, BaseException):
-                    raise event
-                if event is None:
-                    return
-                if isinstance(event, Answer):
-                    self._ttft_ms = event.ttft_ms
-                    self.stats.timing("answer.ttft", event.ttft_ms)
-                    self.stats.timing("answer.total", event.total_ms)
-                    self.stats.count(f"answer.{event.finish}")
+        now_s = self._capture.stream_time_s()
+        query = Query(text, id or f"q{next(self._numbers)}", now_s, session, look_back_s)
+        answer = self._answers.ask(stream, query, pruning or self._pruning, decode)
+        async with aclosing(answer) as events:
+            async for event in events:
                 yield event
-        finally:
-            job.cancelled.set()
-            self.host.worker.wake()
-            self._answers.pop(query.id, None)
 
     async def ready(self) -> None:
         """Wait until a question would be asked at once; raises what ended the session."""
         await self._when_ready()
 
     async def _when_ready(self) -> OmniStream:
-        stream = await asyncio.shield(self._ready)
+        stream = await self._when_started()
         if not self._material.is_set():
             try:
                 async with asyncio.timeout(FIRST_CHUNK_WAIT_S):
@@ -289,39 +303,32 @@ class StreamSession:
             raise self._failure
         return stream
 
-    def _job(
-        self,
-        stream: OmniStream,
-        query: Query,
-        pruning: PruningConfig,
-        decode: DecodeConfig | None,
-        events: asyncio.Queue[Any],
-    ) -> Job:
-        def turns() -> Generator[Any, None, None]:
-            # On the model thread, at the first turn: the newest material there is.
-            open_chunk = self._capture.open_chunk() if self._feed.idle else None
-            cancelled = job.cancelled.is_set
-            yield from stream.ask_steps(query, pruning, decode, open_chunk, cancelled)
+    async def _when_started(self) -> OmniStream:
+        """The stream, once source and model are there: the model is waited for; a source that
+        cannot be had is not.
+        """
+        if not self._opened.done() and self._capture.state.name != "offline":
+            await asyncio.wait({self._opened}, timeout=FIRST_CHUNK_WAIT_S)
+        if not self._opened.done():
+            reason = self._capture.state.reason or "it has not answered yet"
+            raise NothingHeld(
+                f"the source is not there ({reason}), so nothing of it is held; it is tried again "
+                "and again: ask once it is live"
+            )
+        return await asyncio.shield(self._ready)
 
-        job = Job(
-            name=query.id,
-            kind=Kind.PREFILL,
-            turns=turns(),
-            on_event=lambda event: self._post(events.put_nowait, event),
-            on_end=lambda error: self._post(events.put_nowait, error),
-        )
-        return job
+    def _open_chunk(self) -> Chunk | None:
+        """On the model thread: the open chunk as it would be taken in, where it follows the
+        trunk.
+        """
+        chunk = self._capture.open_chunk() if self._feed.idle else None
+        return self._feed.lightened(chunk) if chunk is not None else None
 
     def cancel(self, id: str) -> bool:
         """Cancel an answer in progress; it ends with finish ``cancelled``. False where there is
         none.
         """
-        found = self._answers.get(id)
-        if found is None:
-            return False
-        found[0].cancelled.set()
-        self.host.worker.wake()
-        return True
+        return self._answers.cancel(id)
 
     async def reached(self, stream_s: float) -> None:
         """Wait until stream time reaches ``stream_s``, or the source ends."""
@@ -331,21 +338,31 @@ class StreamSession:
             await done.wait()
 
     async def drained(self) -> None:
-        """Wait until the source has ended and everything captured is in the trunk."""
+        """Wait until the source has ended, everything captured is in the trunk, and everything
+        watched for is told.
+        """
         await self.ended.wait()
         while not self._feed.idle and self._failure is None:
             self._settled.clear()
             await self._settled.wait()
+        await self.watching.settled()
 
     # -- controls
 
+    def retry_now(self) -> bool:
+        """Try a lost source, or a model that is waited for, again at once; False where the source
+        is none that can be lost.
+        """
+        self.host.retry_now()
+        return self._capture.retry_now()
+
     def pause(self, on: bool = True) -> None:
-        """Stop or resume watching; what is held stays."""
-        self._capture.pause(on)
+        """Stop or resume watching, also before the session is entered; what is held stays."""
+        (self._paused.set if on else self._paused.clear)()
 
     def mute(self, on: bool = True) -> None:
-        """Throw sound away before anything sees it."""
-        self._capture.mute(on)
+        """Throw sound away before anything sees it; also before the session is entered."""
+        (self._muted.set if on else self._muted.clear)()
 
     def set_retention(self, fraction: float) -> None:
         """Target mean retention of later questions; raises ConfigError with what is reachable."""
@@ -358,7 +375,7 @@ class StreamSession:
 
     async def set_depth(self, depth: int | DepthName) -> int:
         """Ask for another prefill depth, reached in the background; returns it as a number."""
-        stream = await asyncio.shield(self._ready)
+        stream = await self._when_started()
 
         def change() -> int:
             layers = stream.layers_of(depth)
@@ -375,8 +392,8 @@ class StreamSession:
         """Remove the last seconds (None: everything) everywhere; returns how many chunks left."""
         self._capture.forget()
         self._feed.drop_all("forgotten")
-        for job, _ in list(self._answers.values()):
-            job.cancelled.set()
+        self._answers.cancel_all()
+        self.watching.forget()
         if self._stream is None:
             return 0
         stream = self._stream
@@ -398,8 +415,14 @@ class StreamSession:
 
     def _committed(self, status: StreamStatus) -> None:
         self._status = status
+        self.watching.committed()
         self._material.set()
         self._settled.set()
+
+    def _source_opened(self, info: SourceInfo) -> None:
+        self._info = info
+        if not self._opened.done():
+            self._opened.set_result(info)
 
     def _source_ended(self, error: BaseException | None) -> None:
         if error is not None:
@@ -422,19 +445,6 @@ class StreamSession:
         if not self._ready.done():
             self._ready.set_exception(error)
         self._material.set()
-        for _, events in self._answers.values():
-            events.put_nowait(error)
+        self._answers.fail(error)
         self.ended.set()
         self._settled.set()
-
-
-def _open_stream(model: OmniModel, config: Config) -> tuple[OmniStream, StreamStatus]:
-    from omnidrop_stream.stream import OmniStream
-
-    stream = OmniStream(model, config)
-    return stream, stream.status()
-
-
-def _resolve(future: asyncio.Future[Any], value: Any) -> None:
-    if not future.done():
-        future.set_result(value)

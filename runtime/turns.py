@@ -1,11 +1,11 @@
 """Whose turn it is on the model thread: one small pure function (design section 7).
 
 1. Work that has waited a whole period goes first, the longest-waiting before the others: a chunk
-   counts from when it was due, an answer's decoding from its last turn. So neither starves when
-   the model is slower than the stream.
+   and a question's prefill count from when they were due, an answer's decoding and a judgement from
+   their last turn. So none of them starves when the model is slower than the streams.
 2. A question's prefill.
 3. Chunks, the one that was due first.
-4. Decode steps, in turn.
+4. Decode steps and the judgements of standing questions, in turn.
 5. Work in the background (raising the depth).
 """
 
@@ -17,12 +17,16 @@ from dataclasses import dataclass
 
 
 class Kind(enum.IntEnum):
-    """Kinds of work, in the order they are served when nothing is late."""
+    """Kinds of work, in the order they are served when nothing is late; `IN_TURN` are equals."""
 
     PREFILL = 0
     CHUNK = 1
     DECODE = 2
-    BACKGROUND = 3
+    WATCH = 3
+    BACKGROUND = 4
+
+
+IN_TURN = (Kind.DECODE, Kind.WATCH)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +43,9 @@ class Candidate:
 
 def is_late(candidate: Candidate, now: float) -> bool:
     """Whether it has waited a whole period."""
-    if candidate.kind is Kind.CHUNK:
+    if candidate.kind in (Kind.CHUNK, Kind.PREFILL):
         return now - candidate.due >= candidate.period_s
-    if candidate.kind is Kind.DECODE:
+    if candidate.kind in IN_TURN:
         return now - candidate.last_turn >= candidate.period_s
     return False
 
@@ -53,7 +57,8 @@ def choose(candidates: Sequence[Candidate], now: float) -> int:
         candidate = candidates[index]
         if is_late(candidate, now):
             return (-1, candidate.last_turn, candidate.due)
-        first = candidate.last_turn if candidate.kind is Kind.DECODE else candidate.due
-        return (int(candidate.kind), first, candidate.last_turn)
+        if candidate.kind in IN_TURN:
+            return (int(Kind.DECODE), candidate.last_turn, candidate.due)
+        return (int(candidate.kind), candidate.due, candidate.last_turn)
 
     return min(range(len(candidates)), key=rank)

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 from omnidrop_stream.types import Delta, Step
+from runtime.model_load import ModelLoad
 from runtime.stats import Stats
 from runtime.turns import Candidate, Kind, choose
 
@@ -60,6 +61,8 @@ class _Lane:
     turns: Generator[Any, None, Any] | None = None
     due: float = 0.0
     last_turn: float = 0.0
+    spent_s: float = 0.0
+    """The model's time for the chunk in work."""
     background: Generator[Any, None, Any] | None = None
 
 
@@ -70,6 +73,7 @@ class ModelWorker:
         self, stats: Stats | None = None, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self.stats = stats or Stats()
+        self.load = ModelLoad()
         self._clock = clock
         self._changed = threading.Condition()
         self._jobs: list[Job] = []
@@ -126,6 +130,7 @@ class ModelWorker:
         """Stop serving a stream; an ingest in progress is abandoned, the trunk stays as it was."""
         with self._changed:
             self._lanes = [lane for lane in self._lanes if lane.feed is not feed]
+            self.load.drop(feed)
             self._changed.notify()
 
     def close(self, timeout_s: float = JOIN_S) -> bool:
@@ -224,7 +229,10 @@ class ModelWorker:
         job.on_end(error)
 
     def _begin_chunk(self, lane: _Lane, due: float) -> str:
-        lane.turns = lane.feed.take()
+        try:
+            lane.turns = lane.feed.take()
+        except BaseException as error:
+            lane.feed.failed(error)
         lane.due, lane.last_turn = due, self._clock()
         return self._lane_turn(lane) if lane.turns is not None else "chunk gone"
 
@@ -232,14 +240,19 @@ class ModelWorker:
         turns = lane.turns
         if turns is None:
             return "chunk gone"
+        started = self._clock()
         try:
             next(turns)
         except StopIteration:
             lane.turns = None
+            with self._changed:
+                if lane in self._lanes:
+                    self.load.chunk(lane.feed, lane.spent_s + self._clock() - started)
         except BaseException as error:
             lane.turns = None
             lane.feed.failed(error)
         lane.last_turn = self._clock()
+        lane.spent_s = 0.0 if lane.turns is None else lane.spent_s + lane.last_turn - started
         return "chunk"
 
     def _background_turn(self, lane: _Lane) -> str:

@@ -294,3 +294,32 @@ def test_bf16_streams_and_answers(chunks):
     answer = answered(opened(coarse, 2, chunks[:3]))
     assert answer.label == "exact"
     assert coarse._decoder.rotary.inv_freq.dtype == torch.float32
+
+
+def test_a_lightened_stream_takes_fewer_tokens_of_pictures_and_as_many_of_sound(model, chunks):
+    full, light = opened(model), opened(model)
+    light.lighten(pictures=0.5, merging=0.25)
+    for stream in (full, light):
+        for chunk in chunks[:2]:
+            stream.push(chunk)
+    kinds = [torch.cat([s.tokens.modality for s in x.snapshot()]) for x in (full, light)]
+    sound = [int(kind.sum()) for kind in kinds]
+    pictures = [len(kind) - int(kind.sum()) for kind in kinds]
+    assert sound[0] == sound[1]
+    assert pictures[1] <= pictures[0] / 2
+
+
+def test_a_stream_that_is_no_longer_lightened_is_as_it_was(model, chunks):
+    stream, never = opened(model), opened(model)
+    stream.lighten(pictures=0.5, merging=0.25)
+    stream.lighten()
+    for each in (stream, never):
+        each.push(chunks[0])
+    ours, theirs = stream.snapshot()[0], never.snapshot()[0]
+    assert torch.equal(ours.tokens.embeds, theirs.tokens.embeds)
+
+
+def test_an_answer_names_the_pictures_that_were_left_out(model, chunks):
+    bare = replace(chunks[1], frames=None, flags=replace(chunks[1].flags, video_absent=True))
+    answer = answered(opened(model, chunks=[chunks[0], bare]))
+    assert [gap.reason for gap in answer.coverage.gaps] == ["video_absent"]

@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-BIRTH_TOPIC = "homeassistant/status"
 BIRTH = "online"
 LONGEST_STATE = 255
 """Home Assistant cuts the state of an entity here; the whole text is in the attributes."""
@@ -163,7 +162,7 @@ def _controls(base: str, prefix: str) -> Sequence[_Part]:
         "icon": "mdi:eraser",
         "entity_category": "config",
         "command_topic": f"{base}/forget",
-        "payload_press": "{}",
+        "payload_press": '{"last_s": 86400}',
     }
     # The answer's own topic is not needed: "Last answer" shows it.
     query = (

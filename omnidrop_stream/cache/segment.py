@@ -65,6 +65,25 @@ class Segment:
             self, keys=none, values=none, hidden=self.tokens.embeds, seen_from=self.chunk
         )
 
+    def only(self, kept: torch.Tensor) -> Segment:
+        """The same with the tokens in ``kept`` (bool [n]) alone; their states stay what they were,
+        and what follows the chunk keeps its place.
+        """
+        tokens = replace(
+            self.tokens,
+            embeds=self.tokens.embeds[kept],
+            modality=self.tokens.modality[kept],
+            offsets=self.tokens.offsets[:, kept],
+        )
+        bare = self.hidden is self.tokens.embeds
+        return replace(
+            self,
+            tokens=tokens,
+            keys=self.keys[:, :, kept],
+            values=self.values[:, :, kept],
+            hidden=tokens.embeds if bare else None if self.hidden is None else self.hidden[kept],
+        )
+
 
 def expected_bytes(tokens: ChunkTokens, depth: int, n_layers: int, kv_width: int) -> int:
     """``nbytes`` of a segment of ``tokens`` after ``depth`` layers, before its states exist.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -14,6 +14,7 @@ from omnidrop_stream.model.fork import Fork
 from omnidrop_stream.model.pixels import PixelSettings
 from omnidrop_stream.model.template import Tokenizer
 from omnidrop_stream.model.towers import EncodeCarry, Encoded, EncodeSettings
+from omnidrop_stream.model.watch_words import WatchTemplates
 from omnidrop_stream.types import Chunk, ChunkTokens
 
 
@@ -37,6 +38,8 @@ class ModelSpec:
     """Default token budget of a temporal patch."""
     dtype: str
     device: str
+    watch: WatchTemplates = field(default_factory=WatchTemplates)
+    """How standing questions are put to this checkpoint."""
 
     @property
     def ids_per_chunk(self) -> int:

@@ -24,6 +24,7 @@ from omnidrop_stream.model.pixels import CLIP_MEAN, CLIP_STD, PixelSettings
 from omnidrop_stream.model.qwen_omni import QwenOmni
 from omnidrop_stream.model.shapes import Shape, byte_tokenizer, random_thinker
 from omnidrop_stream.model.template import ChatTemplate
+from omnidrop_stream.model.watch_words import WatchTemplates, templates_of
 from omnidrop_stream.types import StreamKind
 
 EMBEDDED = Path(__file__).parent.parent / "world" / "weights"
@@ -165,7 +166,13 @@ def load_model(config: ModelSettings, progress: Progress = _quiet) -> QwenOmni:
     return QwenOmni(
         thinker,
         tokenizer,
-        _spec(config.model, thinker, tokenizer, _pixel_settings(folder, thinker)),
+        _spec(
+            config.model,
+            thinker,
+            tokenizer,
+            _pixel_settings(folder, thinker),
+            _watch_templates(folder),
+        ),
     )
 
 
@@ -304,7 +311,18 @@ def _pixel_settings(folder: Path, thinker: Any) -> PixelSettings:
     )
 
 
-def _spec(name: str, thinker: Any, tokenizer: Any, pixels: PixelSettings) -> ModelSpec:
+def _watch_templates(folder: Path) -> WatchTemplates:
+    path = folder / "watch.json"
+    return templates_of(_read_json(path)) if path.is_file() else WatchTemplates()
+
+
+def _spec(
+    name: str,
+    thinker: Any,
+    tokenizer: Any,
+    pixels: PixelSettings,
+    watch: WatchTemplates | None = None,
+) -> ModelSpec:
     text = thinker.config.text_config
     eos = thinker.generation_config.eos_token_id if thinker.generation_config is not None else None
     ids = [eos] if isinstance(eos, int) else list(eos or [])
@@ -327,4 +345,5 @@ def _spec(name: str, thinker: Any, tokenizer: Any, pixels: PixelSettings) -> Mod
         frame_tokens=min(PAPER_FRAME_TOKENS, pixels.max_tokens),
         dtype=str(weight.dtype).removeprefix("torch."),
         device=str(weight.device),
+        watch=watch or WatchTemplates(),
     )

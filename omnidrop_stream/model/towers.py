@@ -43,11 +43,16 @@ class IntraSettings:
 
 @dataclass(frozen=True, slots=True)
 class EncodeSettings:
-    """What does not change within a stream."""
+    """What is the same for every chunk, unless an overloaded stream lightens it."""
 
     intra: IntraSettings
     frame_tokens: int
     ids_per_second: float
+
+    def lighter(self, pictures: float, merging: float) -> EncodeSettings:
+        """With these shares of a picture's tokens and of the video tokens that merging keeps."""
+        intra = replace(self.intra, video_keep=self.intra.video_keep * merging)
+        return replace(self, intra=intra, frame_tokens=max(1, int(self.frame_tokens * pictures)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,16 +17,21 @@ from runtime.sources.base import (
     SourceState,
     SourceStats,
 )
+from runtime.sources.camera import CameraSource
 from runtime.sources.file import FileSource
+from runtime.sources.local import local_camera, local_microphone, with_microphone
+from runtime.sources.microphone import MicrophoneSource
 from runtime.sources.options import SourceOptions
 from runtime.sources.pacing import Paced
+from runtime.sources.paired import PairedSource
 from runtime.sources.picture import PictureSource
-from runtime.sources.rtsp import RtspSource
+from runtime.sources.stream import RtspSource, StreamSource
 from runtime.sources.world import WorldSource
 
 __all__ = ["SCHEMES", "FileSource", "Interruption", "LiveSource", "Paced", "PictureSource"]
-__all__ += ["RtspSource", "Source", "SourceInfo", "SourceState", "SourceStats", "WorldSource"]
-__all__ += ["SourceOptions", "open_source"]
+__all__ += ["RtspSource", "Source", "SourceInfo", "SourceState", "SourceStats", "StreamSource"]
+__all__ += ["CameraSource", "MicrophoneSource", "PairedSource", "SourceOptions", "WorldSource"]
+__all__ += ["open_source"]
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+\-]+):")
 
@@ -36,8 +41,8 @@ def _file(rest: str, fps: float, options: SourceOptions) -> Source:
     return FileSource(path, fps=fps)
 
 
-def _rtsp(url: str, fps: float, options: SourceOptions) -> Source:
-    return RtspSource(
+def _stream(url: str, fps: float, options: SourceOptions) -> Source:
+    return StreamSource(
         url,
         user=options.user,
         password=options.password.get_secret_value(),
@@ -46,17 +51,24 @@ def _rtsp(url: str, fps: float, options: SourceOptions) -> Source:
         tls_ca_file=options.tls_ca_file,
         open_timeout_s=options.open_timeout_s,
         stall_timeout_s=options.stall_timeout_s,
+        video_stream=options.video_stream,
+        audio_stream=options.audio_stream,
+        hwaccel=options.hwaccel,
         wait_for_first=options.wait_for_first,
         fps=fps,
     )
 
 
 SCHEMES: dict[str, Callable[[str, float, SourceOptions], Source]] = {
+    "camera": local_camera,
     "demo": lambda rest, fps, _: WorldSource.parse(rest, fps),
     "file": _file,
+    "http": lambda rest, fps, options: _stream(f"http:{rest}", fps, options),
+    "https": lambda rest, fps, options: _stream(f"https:{rest}", fps, options),
+    "mic": local_microphone,
     "picture": lambda rest, fps, _: PictureSource.parse(rest, fps),
-    "rtsp": lambda rest, fps, options: _rtsp(f"rtsp:{rest}", fps, options),
-    "rtsps": lambda rest, fps, options: _rtsp(f"rtsps:{rest}", fps, options),
+    "rtsp": lambda rest, fps, options: _stream(f"rtsp:{rest}", fps, options),
+    "rtsps": lambda rest, fps, options: _stream(f"rtsps:{rest}", fps, options),
 }
 """Scheme -> factory (text after the colon, the model's pictures a second, the options)."""
 
@@ -68,6 +80,13 @@ def open_source(text: str, *, fps: float = 2.0, options: SourceOptions | None = 
     """
     options = options or SourceOptions()
     found = _SCHEME.match(text)
+    source = _named(text, found, fps, options)
+    if options.microphone is None or (found is not None and found.group(1).lower() == "mic"):
+        return source
+    return with_microphone(source, text.partition("+mic:")[0], options.microphone, options)
+
+
+def _named(text: str, found: re.Match[str] | None, fps: float, options: SourceOptions) -> Source:
     if found is None or Path(text).exists():
         return FileSource(text, fps=fps)
     factory = SCHEMES.get(found.group(1).lower())

@@ -45,8 +45,18 @@ class SourceStats:
     """Pictures that the decoder had to patch; they are used."""
     decode_errors: int = 0
     """Pieces that could not be decoded at all; they are missing."""
+    skipped_frames: int = 0
+    """Pictures left undecoded because decoding fell behind."""
+    hardware_refused: int = 0
+    """How often a connection was decoded in software although hardware was asked for."""
     untimed: int = 0
     """Pictures and sounds of a live source that came without a time; they are missing."""
+    overflows: int = 0
+    """How often the sound system said that it lost sound before it was fetched."""
+    dropped_frames: int = 0
+    """Pictures that were dropped, oldest first, because the reader was late."""
+    dropped_samples: int = 0
+    """Sound (at 16 kHz) that was dropped for the same reason."""
     ended_at_s: float = 0.0
     """How far the media reached."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import av
 import av.error
 import numpy as np
+from av.codec.hwaccel import HWAccel
 from av.container import InputContainer
 from av.video.reformatter import VideoReformatter
 
@@ -28,6 +30,8 @@ class Picture:
     time_s: float
     duration_s: float
     broken_before: bool
+    corrupt: bool = False
+    """Patched by the decoder, or after something that was, up to the next keyframe."""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -55,35 +59,86 @@ def _packets(
 class PictureDecoder:
     """Packets of one stream in, frames with their times (the stream's clock) out.
 
-    A frame without a time is put after the one before it; ``live``: left out and counted.
+    A frame without a time is put after the one before it; ``live``: its time is not a number, and
+    it is counted. What follows something broken is corrupt until a keyframe that came later, since
+    it rests on it. accel: for a decoder that is made anew.
     """
 
-    def __init__(self, stream: av.VideoStream, stats: SourceStats, *, live: bool = False) -> None:
+    def __init__(
+        self,
+        stream: av.VideoStream,
+        stats: SourceStats,
+        *,
+        live: bool = False,
+        accel: HWAccel | None = None,
+    ) -> None:
+        self._context, self._accel = stream.codec_context, accel
         self._stats, self._live = stats, live
         self._interval_s = float(1 / stream.average_rate) if stream.average_rate else 0.04
         self._next_s, self._broken = 0.0, False
+        self._doubtful = False
+        self._keyframe: int | None = None  # pts of the first one after what is in doubt
+        self._depth: int | None = None  # pictures held back to be put in order, of a sound stream
+
+    def leave_out(self, level: str) -> None:
+        """What the decoder need not decode: DEFAULT (nothing of use), NONREF or NONKEY."""
+        if self._context.skip_frame != level:
+            self._context.skip_frame = level  # type: ignore[assignment]  # one of its own words
 
     def push(self, packet: av.Packet[Any]) -> Iterator[Picture]:
         """The frames that this packet completes."""
+        if packet.is_keyframe and self._doubtful and self._keyframe is None:
+            self._keyframe = packet.pts or 0
+            self._mend()
+        if packet.is_corrupt:
+            self._doubt()
         try:
-            frames = packet.decode()
+            frames = self._context.decode(packet)
         except (av.error.FFmpegError, ValueError):
             self._stats.decode_errors += 1
             self._broken = True
+            self._doubt()
             return
+        if not frames and self._context.skip_frame != "DEFAULT":
+            self._stats.skipped_frames += 1
         for frame in frames:
-            if not isinstance(frame, av.VideoFrame):
-                continue
             self._stats.decoded_frames += 1
-            self._stats.corrupt_frames += frame.is_corrupt
-            if frame.time is None and self._live:
-                self._stats.untimed += 1
-                continue
+            if self._is_corrupt(frame):
+                self._stats.corrupt_frames += 1
+            untimed = frame.time is None and self._live
+            self._stats.untimed += untimed
             time_s = self._next_s if frame.time is None else frame.time
             long_s = float(frame.duration * (frame.time_base or 0)) or self._interval_s
             self._next_s = time_s + long_s
-            yield Picture(frame, time_s, long_s, self._broken)
+            shown_s = math.nan if untimed else time_s
+            yield Picture(frame, shown_s, long_s, self._broken, self._doubtful)
             self._broken = False
+
+    def _doubt(self) -> None:
+        self._doubtful, self._keyframe = True, None
+
+    def _is_corrupt(self, frame: av.VideoFrame) -> bool:
+        """Also notes what it means for the frames after it."""
+        if frame.is_corrupt:
+            self._doubt()
+        elif self._doubtful and frame.key_frame and self._keyframe is not None:
+            self._doubtful = frame.pts is not None and frame.pts < self._keyframe
+        elif not self._doubtful and self._depth is None:
+            self._depth = self._context.reorder_depth
+        return self._doubtful
+
+    def _mend(self) -> None:
+        """A damaged header may have told the decoder to hold back many more pictures, for good:
+        then it is made anew.
+        """
+        old = self._context
+        if self._depth is None or old.reorder_depth <= self._depth:
+            return
+        new = av.CodecContext.create(old.codec.name, "r", hwaccel=self._accel)
+        new.extradata, new.thread_count = old.extradata, old.thread_count
+        new.skip_frame = old.skip_frame
+        if isinstance(new, av.VideoCodecContext):
+            self._context = new
 
 
 def decoded_pictures(
@@ -104,13 +159,13 @@ def thinned(pictures: Iterator[Picture], fps: float | None, zero_s: float) -> It
     """
     to_rgb = ToRgb()
     if fps is None:
-        yield from (Frame(to_rgb(picture), picture.time_s - zero_s) for picture in pictures)
+        yield from (_shown(to_rgb, picture, zero_s) for picture in pictures)
         return
     origin_s, best, last = zero_s, None, None
     for picture in pictures:
         if last is not None and not -0.25 <= picture.time_s - last.time_s <= LONGEST_HOLD_S:
             if best is not None:
-                yield Frame(to_rgb(best), best.time_s - zero_s)
+                yield _shown(to_rgb, best, zero_s)
             best, last, origin_s = picture, picture, picture.time_s
             continue
         if best is not None and last is not None:
@@ -121,18 +176,18 @@ def thinned(pictures: Iterator[Picture], fps: float | None, zero_s: float) -> It
                 nearer = abs(picture.time_s - target_s) < abs(best.time_s - target_s) - _NOISE_S
                 best, last = picture if nearer else best, picture
                 continue
-            yield Frame(to_rgb(best), best.time_s - zero_s)
+            yield _shown(to_rgb, best, zero_s)
             if new_slot - slot > 1 and not picture.broken_before:
-                yield from _held(to_rgb(last), origin_s - zero_s, slot + 1, new_slot, fps)
+                yield from _held(to_rgb, last, origin_s - zero_s, range(slot + 1, new_slot), fps)
         best = last = picture
     if best is None or last is None:
         return
     # A frame just before a slot that the pictures do not reach any more is not that slot's.
     slot, end_s = slot_of(best.time_s - origin_s, fps), last.time_s + last.duration_s - origin_s
     if slot / fps < end_s - last.duration_s / 2:
-        yield Frame(to_rgb(best), best.time_s - zero_s)
+        yield _shown(to_rgb, best, zero_s)
         stop = min(int(np.ceil((end_s - 1e-3) * fps)), slot + int(LONGEST_HOLD_S * fps))
-        yield from _held(to_rgb(last), origin_s - zero_s, slot + 1, stop, fps)
+        yield from _held(to_rgb, last, origin_s - zero_s, range(slot + 1, stop), fps)
 
 
 def slot_of(at_s: float, fps: float) -> int:
@@ -140,9 +195,16 @@ def slot_of(at_s: float, fps: float) -> int:
     return int(np.floor(at_s * fps + 0.5 + _NOISE_S))
 
 
-def _held(image: np.ndarray, from_s: float, slot: int, stop: int, fps: float) -> Iterator[Frame]:
-    for number in range(slot, stop):
-        yield Frame(image, from_s + number / fps)
+def _shown(to_rgb: ToRgb, picture: Picture, zero_s: float) -> Frame:
+    return Frame(to_rgb(picture), picture.time_s - zero_s, picture.corrupt)
+
+
+def _held(
+    to_rgb: ToRgb, picture: Picture, from_s: float, slots: range, fps: float
+) -> Iterator[Frame]:
+    image = to_rgb(picture)
+    for number in slots:
+        yield Frame(image, from_s + number / fps, picture.corrupt)
 
 
 class ToRgb:
@@ -160,7 +222,8 @@ class ToRgb:
 
 class SoundDecoder:
     """Packets of one stream in, its sound at 16 kHz (the mean of its channels) out, timed by the
-    stream's clock. Sound without a time goes after what was before; ``live``: left out and counted.
+    stream's clock. Sound without a time goes after what was before; ``live``: its time is not a
+    number, and it is counted.
     """
 
     def __init__(self, stats: SourceStats, *, live: bool = False) -> None:
@@ -181,7 +244,7 @@ class SoundDecoder:
                 continue
             if frame.time is None and self._live:
                 self._stats.untimed += 1
-                continue
+                self._next_s = math.nan
             shape = f"{frame.format.name} {frame.layout.name} {frame.sample_rate}"
             if self._resampler is None or shape != self._layout:
                 yield from self.rest()

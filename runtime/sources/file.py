@@ -49,6 +49,11 @@ class FileSource:
         self._items: Iterator[Frame | Samples] = iter(())
 
     @property
+    def path(self) -> Path:
+        """The file, absolute."""
+        return self._path.resolve()
+
+    @property
     def info(self) -> SourceInfo:
         """Known inside the ``with`` block."""
         if self._info is None:
@@ -172,12 +177,17 @@ class FileSource:
 
 def best_video(container: InputContainer) -> av.VideoStream | None:
     """The largest; cover art is no video. Of equals the first."""
-    streams = [
+    streams = decodable_videos(container)
+    return max(streams, key=lambda stream: stream.width * stream.height, default=None)
+
+
+def decodable_videos(container: InputContainer) -> list[av.VideoStream]:
+    """Streams of pictures that can be decoded, without cover art."""
+    return [
         stream
         for stream in container.streams.video
         if not stream.disposition & av.stream.Disposition.attached_pic and _decodable(stream)
     ]
-    return max(streams, key=lambda stream: stream.width * stream.height, default=None)
 
 
 def best_audio(container: InputContainer) -> av.AudioStream | None:

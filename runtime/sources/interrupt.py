@@ -13,18 +13,24 @@ import ipaddress
 import os
 import socket
 import struct
-from collections.abc import Iterable
+import threading
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 _TABLES = (Path("/proc/self/net/tcp"), Path("/proc/self/net/tcp6"))
 _OPEN_FILES = Path("/proc/self/fd")
+_ESTABLISHED = "01"
+_LOOK_EVERY_S = 0.005
+# The table of sockets belongs to the whole process and does not tell who made one: so only one
+# connection is begun at a time, and whatever appears meanwhile is that one's.
+_ONE_BEGINS = threading.Lock()
 
 
 class SocketBreaker:
     """Make one just before a connection is opened; ``shut`` breaks what was opened since then.
 
-    port, addresses: of the other end; no addresses: any. Two connections that are opened to the
-    same end at the same moment cannot be told apart.
+    port, addresses: of the other end; no addresses: any. With ``beginning`` around the opening it
+    is sure to be one's own connection, also while others open theirs to the same end.
     """
 
     def __init__(self, port: int, addresses: Iterable[str] = ()) -> None:
@@ -32,6 +38,40 @@ class SocketBreaker:
         self._addresses = {_plain(address) for address in addresses}
         self._before = self._sockets()
         self._own: frozenset[int] | None = None
+
+    @contextlib.contextmanager
+    def beginning(self, stopped: threading.Event) -> Iterator[None]:
+        """Open the connection inside. Others wait only until its socket has appeared; where the
+        other end has several addresses, until one of them has answered.
+        """
+        if not _TABLES[0].exists():
+            yield  # nothing can be found here, so nothing can be confused
+            return
+        while not _ONE_BEGINS.acquire(timeout=0.05):
+            if stopped.is_set():
+                yield  # to find out by itself
+                return
+        self._before = self._sockets()
+        opened = threading.Event()
+        watcher = threading.Thread(target=self._claim, args=(opened,), name="omnidrop-claim")
+        watcher.start()
+        try:
+            yield
+        finally:
+            opened.set()
+            watcher.join()
+
+    def _claim(self, opened: threading.Event) -> None:
+        several = len(self._addresses) != 1
+        try:
+            while not opened.wait(_LOOK_EVERY_S):
+                found = self._sockets(_ESTABLISHED if several else "") - self._before
+                if found:
+                    self._own = found
+                    return
+            self.settle()
+        finally:
+            _ONE_BEGINS.release()
 
     def settle(self) -> None:
         """The connection is open: what others open from now on is not touched."""
@@ -42,8 +82,10 @@ class SocketBreaker:
         own = self._sockets() - self._before if self._own is None else self._own
         return sum(_shut(int(link.name), inode) for link, inode in _open_sockets() if inode in own)
 
-    def _sockets(self) -> frozenset[int]:
-        """Inodes of all TCP sockets here that lead to the other end, connecting ones too."""
+    def _sockets(self, state: str = "") -> frozenset[int]:
+        """Inodes of all TCP sockets here that lead to the other end, connecting ones too; those in
+        one ``state`` of the kernel's only, where given.
+        """
         found = set()
         for table in _TABLES:
             try:
@@ -53,7 +95,7 @@ class SocketBreaker:
             for line in lines:
                 columns = line.split()
                 address, _, port = columns[2].partition(":")
-                if int(port, 16) != self._port:
+                if int(port, 16) != self._port or (state and columns[3] != state):
                     continue
                 if not self._addresses or _from_hex(address) in self._addresses:
                     found.add(int(columns[9]))

@@ -14,13 +14,17 @@ from omnidrop_stream.types import SAMPLE_RATE, Frame, Samples
 from runtime.sources.base import Interruption, Source, SourceInfo, SourceStats
 
 FASTEST = 1000.0
+LONGEST_PAUSE_S = 30.0
+"""A longer pause is a jump of the file's clock, and not waited for."""
+_BACK_S = 0.25
 
 
 class Paced:
     """Wraps a source whose items would come at once; times and items stay exactly as they are.
 
-    A picture comes at its own time, sound at its end. Time counts from the first item asked for.
-    Whoever is late gets the next items at once until it has caught up. wait: sleeps for so many
+    A picture comes at its own time, sound at its end. Time counts from the first item asked for,
+    and anew from where the file's own time jumps back, or forward by more than 30 s. Whoever is
+    late gets the next items at once until it has caught up. wait: sleeps for so many
     seconds; True if the source was stopped meanwhile.
     """
 
@@ -65,11 +69,16 @@ class Paced:
     def __iter__(self) -> Iterator[Frame | Samples | Interruption]:
         """The source's items, each when it is due."""
         began_s: float | None = None
+        newest_s = 0.0
         for item in self._source:
             now_s = self._clock()
             if not isinstance(item, Interruption):
+                step_s = item.time_s - newest_s
                 if began_s is None:
-                    began_s = now_s - item.time_s / self._speed
+                    began_s, newest_s = now_s - item.time_s / self._speed, item.time_s
+                elif not -_BACK_S <= step_s <= LONGEST_PAUSE_S:
+                    began_s, newest_s = now_s - _due_s(item) / self._speed, item.time_s
+                newest_s = max(newest_s, item.time_s)
                 early_s = began_s + _due_s(item) / self._speed - now_s
                 if early_s > 0 and self._wait(early_s):
                     return

@@ -93,6 +93,8 @@ class PictureSource:
                 return
             yield Frame(self.image(at_s), at_s)
             self.stats.frames += 1
+            if self._stop.is_set():
+                return
             next_s = (tick + 1) / self._fps
             end_s = next_s if self._seconds is None else min(next_s, self._seconds)
             pcm = self.sound(round(at_s * SAMPLE_RATE), round(end_s * SAMPLE_RATE))

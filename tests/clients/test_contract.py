@@ -19,6 +19,8 @@ from omnidrop_stream.types import (
     LayerCount,
     TokenUse,
 )
+from runtime.overload import TITLES
+from runtime.status import STATES, SessionStatus
 from tests.clients.conftest import Omnidrop
 
 ISSUE_KEYS = [
@@ -47,8 +49,15 @@ ANSWER = Answer(
     dropped_chunks=0,
     answer_tokens=9,
 )
+SESSION = SessionStatus(
+    *("degraded", "rtsp://u:geheim@cam/1: no sound comes", 83.0, 1.25, 1024, 12_000, 3, 231.4),
+    *(2, 1, False, "no_audio", 12.3456, True, False, 0.4567, 3, 5, 2),
+)
+YOUNG = SessionStatus("connecting", "", 0.0, 0.0, 0, 12_000, 0, None, 0, 0, False)
 MESSAGES = {
     "status": contract.status("reading", "reading", 2.0, 10.0),
+    "status of a session": contract.status("degraded", "no sound", 2.0, session=SESSION),
+    "status of a new session": contract.status("connecting", "", session=YOUNG),
     "delta": contract.delta(Delta("q1", 0, "a")),
     "error": contract.error(Busy("full"), "full", "q1"),
     "error of all": contract.error(Busy("full"), "full"),
@@ -131,6 +140,35 @@ def test_a_line_is_plain_ascii_without_control_characters() -> None:
     assert line.isascii()
     assert line.isprintable()
     assert json.loads(line)["text"] == ANSWER.text
+
+
+def test_a_sessions_status_tells_state_code_media_age_and_step() -> None:
+    message = MESSAGES["status of a session"]
+    told = {key: message[key] for key in ("code", "since_s", "video", "audio", "chunk_age_s")}
+    assert told == {
+        "code": "no_audio",
+        "since_s": 12.346,
+        "video": True,
+        "audio": False,
+        "chunk_age_s": 0.457,
+    }
+    assert (message["step"], message["step_name"]) == (2, "smaller frames")
+    assert (message["reconnects"], message["gaps"], message["dropped"]) == (3, 5, 2)
+
+
+def test_a_sessions_status_holds_no_password() -> None:
+    assert "geheim" not in contract.line(MESSAGES["status of a session"])
+
+
+def test_a_session_tells_all_of_its_keys_or_none(valid: jsonschema.Draft202012Validator) -> None:
+    cut = {key: value for key, value in MESSAGES["status of a session"].items() if key != "audio"}
+    assert not valid.is_valid(cut)
+
+
+def test_the_schema_knows_every_state_and_step_of_a_session() -> None:
+    known = contract.schema()["$defs"]["status"]["properties"]
+    assert set(STATES) <= set(known["state"]["enum"])
+    assert known["step_name"]["enum"] == list(TITLES.values())
 
 
 def test_a_number_that_json_cannot_say_is_refused() -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from clients.live_commands import HELP, Command, Interrupts, Question, parse_command
 from omnidrop_stream.errors import UsageError
 
-PLAIN = ("status", "evidence", "pause", "resume", "mute", "unmute", "help", "quit")
+PLAIN = ("status", "evidence", "pause", "resume", "mute", "unmute", "retry", "help", "quit")
 
 
 @given(st.text())

@@ -61,6 +61,20 @@ def test_changes_of_state_are_status_lines(live: Live) -> None:
     assert states[-1] == "ended"
 
 
+def test_changes_of_state_carry_what_the_session_says_of_itself(live: Live) -> None:
+    told = live(SHORT, "--json").of("status")
+    sessions = [message for message in told if "code" in message]
+    assert [message["state"] for message in sessions][-1] == "ended"
+    assert all(message["step_name"] == "normal" for message in sessions)
+    assert all("code" in message for message in told if message["state"] != "note")
+
+
+def test_retry_of_a_source_that_cannot_be_lost_is_refused(typed: Live) -> None:
+    ran = typed("/retry\nWhat?\n")
+    assert "this source cannot be lost" in ran.err
+    assert ran.code == 2
+
+
 def test_questions_and_moments_are_paired_in_order(live: Live) -> None:
     ran = live(SHORT, "--json", "--ask", "Late?", "--at", "4", "--ask", "Early?", "--at", "1")
     asked = {final["question"]: final["asked_at_s"] for final in ran.of("final")}
@@ -166,6 +180,8 @@ def test_the_statistics_are_json_on_stderr(live: Live) -> None:
     snapshot = json.loads(ran.err)
     assert snapshot["counters"]["chunk.committed"] >= 1
     assert snapshot["gauges"]["output.waiting"] == 0
+    assert snapshot["gauges"]["session.state"] == "ended"
+    assert {"overload.step", "chunk.age_s", "session.code"} <= set(snapshot["gauges"])
 
 
 @pytest.mark.parametrize(

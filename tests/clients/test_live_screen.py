@@ -21,6 +21,7 @@ from clients.live_screen import Screen
 from omnidrop_stream.model.base import OmniModel
 from runtime.host import ModelHost
 from runtime.session import StreamSession
+from runtime.sources.base import SourceState
 from tests.helpers import settings, small_model
 from tests.runtime.fakes import GatedSource
 
@@ -217,6 +218,27 @@ async def test_a_command_is_answered_above_the_line(model: OmniModel) -> None:
         t.type("/status\r")
         await t.sees("source     gated")
         await t.sees("feed.limit 3")
+
+
+async def test_retry_reaches_the_source_and_is_answered(model: OmniModel) -> None:
+    async with terminal(model) as t:
+        await t.sees("watching gated")
+        t.type("/retry\r")
+        await t.sees("trying again at once")
+        assert t.source.retries == 1
+
+
+async def test_an_outage_and_its_reason_are_told_and_stand_below_the_line(
+    model: OmniModel,
+) -> None:
+    async with terminal(model) as t:
+        await t.sees("watching gated")
+        t.source.state = SourceState("offline", "nothing listens there", 1, "refused")
+        await t.sees("offline at 00:0")
+        await t.shows("(nothing listens there)")
+        t.source.state = SourceState(reconnects=2)
+        await t.sees("live again at")
+        await t.shows("reconnects 2")
 
 
 async def test_evidence_is_of_the_last_answer(model: OmniModel) -> None:

@@ -57,6 +57,36 @@ def test_the_status_line_gives_the_reason_of_the_state() -> None:
     assert line.startswith("offline 01:23 (no answer within 5 s) | ")
 
 
+def test_the_status_line_says_what_is_missing_and_how_often_it_was_lost() -> None:
+    status = replace(LIVE, state="degraded", code="overload", reason="slow", audio=False)
+    line = status_line(replace(status, reconnects=3, muted=False))
+    assert line.startswith("degraded 01:23 (slow) | no sound | lag 1.2 s | ")
+    assert " | reconnects 3 | " in line
+
+
+def test_the_status_line_does_not_say_twice_what_is_missing() -> None:
+    status = replace(LIVE, state="degraded", code="no_audio", reason="no sound comes", audio=False)
+    assert status_line(status).count("no sound") == 1
+
+
+def test_the_status_line_names_the_ladders_step_where_the_reason_does_not() -> None:
+    status = replace(LIVE, state="degraded", code="no_video", reason="x", video=False, step=4)
+    assert " | audio only | " in status_line(status)
+
+
+def test_statistics_tell_media_reconnects_age_and_step() -> None:
+    status = replace(LIVE, video=True, audio=False, reconnects=3, gaps=5, chunk_age_s=0.5, step=2)
+    text = "\n".join(statistics(replace(status, since_s=61.2, code="no_audio"), {}, "demo:"))
+    for part in (
+        "code no_audio, for 1 min 1 s",
+        "picture comes, sound missing",
+        "reconnects 3, gaps 5",
+        "age of 0.5 s",
+        "step 2 (smaller frames)",
+    ):
+        assert part in text
+
+
 def test_a_narrow_status_line_keeps_state_and_drops() -> None:
     assert status_line(LIVE, 50) == "live 01:23 | lag 1.2 s | dropped 2 | muted"
 

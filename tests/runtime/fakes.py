@@ -28,6 +28,10 @@ class GatedSource:
         self._error = error
         self.opened_by: int | None = None
         self.closed_by: int | None = None
+        self.retries = 0
+
+    def retry_now(self) -> None:
+        self.retries += 1
 
     def let(self, seconds: float) -> None:
         """Allow so many more seconds of material."""

@@ -66,6 +66,13 @@ class RtspServer:
                 assert pipe is not None
                 pipe.close()
 
+    def turn(self, element: str, option: str, value: str) -> None:
+        """Set a property of an element of the feeds that were given by ``--mount``."""
+        assert self._process is not None
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"set {element} {option} {value}\n")
+        self._process.stdin.flush()
+
     def freeze(self) -> None:
         self._signal(signal.SIGSTOP)
 

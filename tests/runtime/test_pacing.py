@@ -11,9 +11,11 @@ from types import TracebackType
 import numpy as np
 import pytest
 
+from omnidrop_stream.chunker import Chunker
 from omnidrop_stream.errors import UsageError
-from omnidrop_stream.types import Frame, Samples, StreamKind
+from omnidrop_stream.types import Chunk, Frame, Samples, StreamKind
 from runtime.sources import FileSource, Interruption, Paced, SourceInfo, SourceStats
+from tests.streams import all_same, run
 
 Clip = Callable[..., Path]
 Item = Frame | Samples | Interruption
@@ -98,6 +100,21 @@ def test_who_is_late_catches_up() -> None:
     assert late == pytest.approx([0.3, 0.6, 0.9, 9.3])
 
 
+def test_a_clock_that_jumps_forward_by_an_hour_is_not_waited_for() -> None:
+    items = [picture(t) for t in (0.0, 0.5, 3600.5, 3601.0)]
+    assert arrivals(items) == pytest.approx([0, 0.5, 0.5, 1.0])
+
+
+def test_a_clock_that_begins_again_is_paced_from_there() -> None:
+    items = [picture(t) for t in (100.0, 100.5, 0.0, 0.5)]
+    assert arrivals(items) == pytest.approx([0, 0.5, 0.5, 1.0])
+
+
+def test_a_long_run_of_sound_before_its_pictures_is_no_jump() -> None:
+    items = [sound(0.0, 2.0), picture(0.5), picture(2.5)]
+    assert arrivals(items) == pytest.approx([2, 2, 2.5])
+
+
 def test_an_interruption_passes_at_once() -> None:
     gap = Interruption("lost", 5.0)
     assert arrivals([picture(0.0), gap, picture(5.0)]) == pytest.approx([0, 0, 5])
@@ -129,6 +146,18 @@ def test_stopping_ends_the_wait_for_an_item() -> None:
     thread.join(2)
     assert not thread.is_alive()
     assert source.stopped
+
+
+@pytest.mark.parametrize("speed", [1.0, 7.3, 1000.0])
+def test_a_file_gives_the_same_chunks_bit_for_bit_at_any_speed(clip: Clip, speed: float) -> None:
+    def chunks(source: FileSource | Paced) -> list[Chunk]:
+        with source:
+            return run(Chunker(), [item for item in source if not isinstance(item, Interruption)])
+
+    clock = Clock(slow=0.003)
+    plain = chunks(FileSource(clip(5.0)))
+    assert len(plain) == 3
+    assert all_same(plain, chunks(Paced(FileSource(clip(5.0)), speed, clock, clock.wait)))
 
 
 @pytest.mark.parametrize("speed", [0.0, -1.0, math.inf, math.nan, 1e9])

@@ -13,7 +13,7 @@ from omnidrop_stream.chunker import Chunker, ChunkerSettings
 from omnidrop_stream.types import SAMPLE_RATE, Frame, Samples, StreamKind
 from runtime.chunks import chunks_of
 from runtime.media import write_mp4
-from runtime.sources import FileSource, RtspSource, SourceState, open_source
+from runtime.sources import FileSource, RtspSource, open_source
 from runtime.sources.base import LiveSource, Source
 from tests.runtime.servers import RtspServer, Watch
 
@@ -127,10 +127,11 @@ def test_who_comes_in_the_middle_begins_with_a_keyframe(rtsp_server: StartServer
 def test_the_state_goes_from_connecting_to_live(rtsp_server: StartServer) -> None:
     source = RtspSource(rtsp_server().url())
     assert isinstance(source, LiveSource)
-    assert source.state == SourceState("connecting")
+    assert (source.state.name, source.state.code) == ("connecting", "connecting")
     with Watch(source) as watch:
-        watch.until(lambda: source.state == SourceState("live"))
-    assert source.state.name == "offline"
+        watch.until(lambda: source.state.name == "live")
+        watch.until(lambda: (source.state.video, source.state.audio) == (True, True))
+    assert (source.state.name, source.state.code) == ("offline", "closed")
     assert source.reconnects == 0
 
 

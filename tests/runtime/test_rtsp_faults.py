@@ -23,7 +23,7 @@ from omnidrop_stream.errors import (
 )
 from omnidrop_stream.types import Frame, Samples
 from runtime.sources import Interruption, RtspSource
-from runtime.sources.network import PROTOCOLS, StreamAddress
+from runtime.sources.rtsp import PROTOCOLS, RtspLink
 from tests.runtime.servers import RtspServer, Watch
 
 StartServer = Callable[..., RtspServer]
@@ -343,14 +343,14 @@ def test_stopping_one_stream_leaves_another_of_the_same_server_alone(
 def test_stopping_just_before_the_socket_is_made_ends_the_connect(
     silent_port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    opening, stopped, really_open = threading.Event(), threading.Event(), StreamAddress.open
+    opening, stopped, really_open = threading.Event(), threading.Event(), RtspLink._opened
 
     def open_late(*arguments: object) -> object:
         opening.set()
         assert stopped.wait(5)
         return really_open(*arguments)
 
-    monkeypatch.setattr(StreamAddress, "open", open_late)
+    monkeypatch.setattr(RtspLink, "_opened", open_late)
     url = f"rtsp://127.0.0.1:{silent_port}/x"
     with Watch(RtspSource(url, open_timeout_s=60, stall_timeout_s=60)) as watch:
         assert opening.wait(5)

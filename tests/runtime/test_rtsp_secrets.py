@@ -12,7 +12,7 @@ import pytest
 from omnidrop_stream.errors import SourceError, UsageError
 from omnidrop_stream.types import Frame
 from runtime.sources import RtspSource, open_source
-from runtime.sources.network import StreamAddress
+from runtime.sources.address import StreamAddress
 from tests.runtime.servers import RtspServer, Watch
 
 StartServer = Callable[..., RtspServer]

@@ -20,6 +20,10 @@ def test_a_chunk_that_waited_a_whole_period_goes_before_a_prefill():
     assert choose([at(Kind.PREFILL, 9.0), at(Kind.CHUNK, 8.0)], now=10.0) == 1
 
 
+def test_a_prefill_that_waited_a_whole_period_takes_turns_with_late_chunks():
+    assert choose([at(Kind.CHUNK, 1.0, 9.9), at(Kind.PREFILL, 7.0, 9.8)], now=10.0) == 1
+
+
 def test_a_chunk_goes_before_decoding():
     assert choose([at(Kind.DECODE, 1.0, 9.9), at(Kind.CHUNK, 9.5)], now=10.0) == 1
 
@@ -35,6 +39,33 @@ def test_decoding_that_waited_a_whole_period_gets_a_turn_between_late_chunks():
 def test_background_work_goes_last():
     work = [at(Kind.BACKGROUND, 0.0), at(Kind.DECODE, 1.0, 9.9)]
     assert choose(work, now=10.0) == 1
+    assert choose([at(Kind.BACKGROUND, 0.0), at(Kind.WATCH, 1.0, 9.9)], now=10.0) == 1
+
+
+def test_judgements_wait_for_prefills_and_chunks():
+    assert choose([at(Kind.WATCH, 1.0, 9.0), at(Kind.CHUNK, 9.9)], now=10.0) == 1
+    assert choose([at(Kind.WATCH, 1.0, 9.0), at(Kind.PREFILL, 9.9)], now=10.0) == 1
+
+
+def test_judgements_and_answers_take_turns():
+    assert choose([at(Kind.DECODE, 1.0, 9.9), at(Kind.WATCH, 2.0, 9.8)], now=10.0) == 1
+    assert choose([at(Kind.DECODE, 9.0, 9.8), at(Kind.WATCH, 2.0, 9.9)], now=10.0) == 0
+
+
+def test_a_judgement_that_waited_a_whole_period_gets_a_turn_between_late_chunks():
+    assert choose([at(Kind.CHUNK, 1.0, 9.9), at(Kind.WATCH, 0.0, 8.0)], now=10.0) == 1
+
+
+@given(st.lists(st.sampled_from([Kind.DECODE, Kind.WATCH]), min_size=2, max_size=6))
+def test_of_judgements_and_answers_none_waits_for_more_than_a_turn_of_each_other(kinds):
+    last = [float(n) / 100 for n in range(len(kinds))]
+    order = []
+    for turn in range(3 * len(kinds)):
+        now = 1.0 + turn / 100
+        chosen = choose([at(k, 0.0, seen) for k, seen in zip(kinds, last, strict=True)], now)
+        last[chosen] = now
+        order.append(chosen)
+    assert order == list(range(len(kinds))) * 3
 
 
 def test_the_chunk_that_was_due_first_goes_first():

@@ -192,6 +192,26 @@ class ListFeed:
         self.error = error
 
 
+def test_a_feed_that_breaks_when_a_chunk_is_taken_is_told_and_the_thread_goes_on(worker):
+    class Broken(ListFeed):
+        told = threading.Event()
+
+        def take(self):
+            self.waiting.clear()
+            raise ValueError("no chunk")
+
+        def failed(self, error):
+            super().failed(error)
+            self.told.set()
+
+    feed = Broken(1)
+    feed.waiting = [(0, 0.0)]
+    worker.add_feed(feed)
+    assert feed.told.wait(WAIT_S)
+    assert isinstance(feed.error, ValueError)
+    assert worker.call(lambda: "alive").result(WAIT_S) == "alive"
+
+
 def simulate(answer_tokens, turn_s, chunk_turns, period_s=2.0, until_s=60.0):
     """Drive the worker's own choice with a clock that only turns advance; returns chunk ends."""
     now = [0.0]

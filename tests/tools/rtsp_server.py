@@ -4,8 +4,9 @@
 Runs under the system's own Python (where ``gi`` lives), prints ``ready PORT``, and ends with its
 standard input, so that it never outlives the tests. Mounts: ``/live`` (moving ball and tone),
 ``/video`` and ``/audio`` (one medium of it), ``/file`` (``--file``, an mp4; from its beginning for
-the first client, in real time, ends with it). With RTSP_USER and RTSP_PASSWORD in the environment
-every mount asks for them.
+the first client, in real time, ends with it), and any other feed by ``--mount``. With RTSP_USER and
+RTSP_PASSWORD in the environment every mount asks for them. A line ``set NAME PROPERTY VALUE`` on
+standard input turns a property of a named element, in feeds that run and those to come.
 """
 
 import argparse
@@ -44,6 +45,9 @@ def main():
     parser.add_argument("--file", default="", help="mp4 with H.264 and AAC, shown at /file")
     parser.add_argument("--size", default="320x180")
     parser.add_argument("--gop", type=int, default=12, help="pictures from keyframe to keyframe")
+    parser.add_argument(
+        "--mount", nargs=2, action="append", default=[], metavar=("PATH", "LAUNCH"), help="any feed"
+    )
     given = parser.parse_args()
     Gst.init(None)
     server = GstRtspServer.RTSPServer()
@@ -56,15 +60,17 @@ def main():
     mount(server, "/audio", SOUND.format(audio=0))
     if given.file:
         mount(server, "/file", FILE.format(file=given.file))
+    knobs = Knobs()
+    for path, launch in given.mount:
+        mount(server, path, launch).connect("media-configure", knobs.configure)
     if user():
         server.set_auth(authentication())
     if not server.attach(None):
         sys.exit(f"cannot bind port {given.port}")
     loop = GLib.MainLoop()
     GLib.unix_signal_add(GLib.PRIORITY_DEFAULT, signal.SIGTERM, loop.quit)
-    GLib.io_add_watch(
-        sys.stdin, GLib.PRIORITY_DEFAULT, GLib.IOCondition.HUP, lambda *_: loop.quit()
-    )
+    GLib.io_add_watch(0, GLib.PRIORITY_DEFAULT, GLib.IOCondition.HUP, lambda *_: loop.quit())
+    GLib.io_add_watch(0, GLib.PRIORITY_DEFAULT, GLib.IOCondition.IN, knobs.heard)
     sys.stdout.write(f"ready {server.get_bound_port()}\n")
     sys.stdout.flush()
     loop.run()
@@ -84,6 +90,34 @@ def mount(server, path, launch):
         permissions.add_permission_for_role("user", "media.factory.construct", True)
         factory.set_permissions(permissions)
     server.get_mount_points().add_factory(path, factory)
+    return factory
+
+
+class Knobs:
+    """What standard input sets."""
+
+    def __init__(self):
+        self._running = []
+        self._set = {}
+
+    def configure(self, _, media):
+        self._running.append(media.get_element())
+        media.connect("unprepared", lambda media: self._running.remove(media.get_element()))
+        for (name, option), value in self._set.items():
+            self._turn(self._running[-1], name, option, value)
+
+    def heard(self, *_):
+        lines = os.read(0, 65536).decode().splitlines()
+        for _, name, option, value in map(str.split, lines):
+            self._set[name, option] = value
+            for feed in self._running:
+                self._turn(feed, name, option, value)
+        return bool(lines)
+
+    def _turn(self, feed, name, option, value):
+        element = feed.get_by_name(name)
+        if element is not None:
+            Gst.util_set_object_arg(element, option, value)
 
 
 def authentication():

@@ -1,0 +1,60 @@
+"""From a chunk's tokens to a segment of the trunk, and from one depth to a deeper one."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import replace
+
+import torch
+
+from omnidrop_stream.cache import Segment, slots_of
+from omnidrop_stream.model.base import OmniModel, Prompt, States
+from omnidrop_stream.model.towers import Encoded
+from omnidrop_stream.types import Chunk
+
+
+def bare_segment(
+    prompt: Prompt, chunk: Chunk, encoded: Encoded, held: tuple[Segment, ...]
+) -> Segment:
+    """``chunk`` at depth 0, to stand after ``held``."""
+    return Segment(
+        chunk=chunk.index,
+        epoch=chunk.epoch,
+        window=encoded.window,
+        start_s=chunk.start_s,
+        end_s=chunk.end_s,
+        wall_time_s=chunk.wall_time_s,
+        flags=chunk.flags,
+        tokens=encoded.tokens,
+        keys=prompt.keys[:0, :, :0],
+        values=prompt.values[:0, :, :0],
+        hidden=encoded.tokens.embeds,
+        seen_from=held[0].chunk if held else chunk.index,
+    )
+
+
+def deepened(
+    model: OmniModel,
+    prompt: Prompt,
+    segment: Segment,
+    past: tuple[Segment, ...],
+    hidden: torch.Tensor,
+    layers: range,
+) -> Generator[None, None, Segment]:
+    """``segment`` with ``layers`` run over ``hidden`` [n, d] behind ``past``, which has them.
+    Earlier layers' states are kept in front. Yields after each layer.
+    """
+    slots = slots_of((*past, segment))
+    states: States = yield from model.extend(
+        prompt, past, slots[:-1], segment.tokens, slots[-1], hidden, layers
+    )
+    done = layers.start > 0
+    return replace(
+        segment,
+        keys=torch.cat([segment.keys[: layers.start], states.keys]) if done else states.keys,
+        values=torch.cat([segment.values[: layers.start], states.values])
+        if done
+        else states.values,
+        hidden=None if layers.stop == model.spec.n_layers else states.hidden,
+        seen_from=segment.seen_from if done else (past[0].chunk if past else segment.chunk),
+    )

@@ -1,0 +1,105 @@
+"""What the model's time goes to, measured: whether it can carry one more standing question.
+
+One for each model. A chunk, and the judgements of one chunk, count with the time of their own
+turns; what they waited for others does not count. Answers are left out: they come now and then, and
+a share is kept free for them.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from dataclasses import dataclass, field
+from statistics import median
+
+from omnidrop_stream.types import CHUNK_SECONDS
+
+KEPT = 32
+"""Chunks whose cost is remembered."""
+
+
+@dataclass(slots=True)
+class _Costs:
+    """Seconds of the model for each of the last chunks of one stream, and for each standing
+    question about one.
+    """
+
+    chunks: deque[float] = field(default_factory=lambda: deque(maxlen=KEPT))
+    judgements: deque[float] = field(default_factory=lambda: deque(maxlen=KEPT))
+    watches: int = 0
+
+    @property
+    def chunk_s(self) -> float:
+        return median(self.chunks) if self.chunks else 0.0
+
+    @property
+    def watches_s(self) -> float:
+        return self.watches * median(self.judgements) if self.judgements else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Shares of a chunk's period that all streams of a model take, and their standing questions."""
+
+    chunks: float
+    watches: float
+    count: int
+
+
+class ModelLoad:
+    """The ledger; safe from any thread. A stream is named by any object of its own."""
+
+    def __init__(self, period_s: float = CHUNK_SECONDS) -> None:
+        self._lock = threading.Lock()
+        self._period_s = period_s
+        self._streams: dict[int, _Costs] = {}
+
+    def chunk(self, stream: object, spent_s: float) -> None:
+        """One chunk was taken in."""
+        with self._lock:
+            self._of(stream).chunks.append(spent_s)
+
+    def judged(self, stream: object, spent_s: float, watches: int) -> None:
+        """So many standing questions of a stream were judged about one chunk."""
+        with self._lock:
+            self._of(stream).judgements.append(spent_s / watches)
+
+    def carries(self, stream: object, watches: int) -> None:
+        """A stream has so many standing questions from now on."""
+        with self._lock:
+            self._of(stream).watches = watches
+
+    def drop(self, stream: object) -> None:
+        """A stream has gone."""
+        with self._lock:
+            self._streams.pop(id(stream), None)
+
+    def now(self) -> Load:
+        """The present shares."""
+        with self._lock:
+            streams = list(self._streams.values())
+            return Load(
+                chunks=sum(s.chunk_s for s in streams) / self._period_s,
+                watches=sum(s.watches_s for s in streams) / self._period_s,
+                count=sum(s.watches for s in streams),
+            )
+
+    def refusal(self, one_more_s: float, limit: float) -> str:
+        """Why a standing question that takes ``one_more_s`` for each chunk cannot be carried; empty
+        where it can. limit: share of the time for chunks and standing questions together.
+        """
+        now, more = self.now(), one_more_s / self._period_s
+        total = now.chunks + now.watches + more
+        if total <= limit:
+            return ""
+        others = f"{now.count} standing question{'' if now.count == 1 else 's'}"
+        return (
+            f"the model cannot carry one more standing question: of each {self._period_s:g} s, "
+            f"chunks take {now.chunks:.0%} of its time and {others} {now.watches:.0%}; with this "
+            f"one ({one_more_s * 1e3:.0f} ms a chunk, measured) that is {total:.0%}, and "
+            f"watches.share allows {limit:.0%}; remove one, watch fewer streams, or use a smaller "
+            "model"
+        )
+
+    def _of(self, stream: object) -> _Costs:
+        return self._streams.setdefault(id(stream), _Costs())

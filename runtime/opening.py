@@ -1,0 +1,51 @@
+"""From a model and a source's description to an open stream, on the model thread."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from omnidrop_stream.config import Config, merged
+from omnidrop_stream.types import StreamKind
+from runtime.asking import kind_for, within_reach
+from runtime.host import ModelHost
+from runtime.overload import Step, steps_for
+from runtime.sources.base import SourceInfo
+
+if TYPE_CHECKING:  # torch comes with the model, on its thread
+    from omnidrop_stream.model.base import OmniModel
+    from omnidrop_stream.stream import OmniStream, StreamStatus
+
+
+@dataclass(frozen=True, slots=True)
+class OpenStream:
+    """A stream and what was settled for it."""
+
+    stream: OmniStream
+    status: StreamStatus
+    config: Config
+    note: str
+    """What was settled differently from the settings, in a sentence."""
+    steps: tuple[Step, ...]
+    """Those of the overload ladder that save anything on it."""
+
+
+async def open_stream(
+    host: ModelHost, config: Config, info: SourceInfo, wanted: StreamKind | None
+) -> OpenStream:
+    """Wait for the model and open a stream for the source. Raises what either refuses."""
+    model = await host.model()
+    config = merged(config, {"stream": {"kind": kind_for(info, wanted)}})
+    config, note = within_reach(config, model)
+    return await asyncio.wrap_future(host.worker.call(lambda: _opened(model, config, note)))
+
+
+def _opened(model: OmniModel, config: Config, note: str) -> OpenStream:
+    from omnidrop_stream.plan import intra_for
+    from omnidrop_stream.stream import OmniStream
+
+    stream, settings = OmniStream(model, config), config.stream
+    merging = intra_for(config.pruning, config.intra).enabled
+    steps = steps_for(settings.kind, settings.fps, merging=merging)
+    return OpenStream(stream, stream.status(), config, note, steps)
