@@ -183,7 +183,20 @@ def _controls(base: str, prefix: str) -> Sequence[_Part]:
 
 
 def _events(base: str, watches: Mapping[str, str]) -> Sequence[_Part]:
-    return tuple(
+    pictures = tuple(
+        (
+            f"frame_{_id(name)}",
+            False,  # the last picture stays worth seeing while the camera is away
+            {
+                "platform": "image",
+                "name": f"{words} (picture)",
+                "image_topic": f"{base}/watch/{name}/frame",
+                "content_type": "image/jpeg",
+            },
+        )
+        for name, words in watches.items()
+    )
+    events = tuple(
         (
             f"watch_{_id(name)}",
             True,
@@ -193,9 +206,12 @@ def _events(base: str, watches: Mapping[str, str]) -> Sequence[_Part]:
                 "icon": "mdi:bell-ring",
                 "event_types": ["happened"],
                 "state_topic": f"{base}/watch/{name}/event",
-                # Everything else of the event becomes an attribute of the entity.
-                "value_template": "{{ dict(value_json, event_type='happened') | tojson }}",
+                # Everything else of the event becomes an attribute of the entity, but for the
+                # picture: that is an entity of its own.
+                "value_template": "{{ dict(value_json, event_type='happened', key_frame=none)"
+                " | tojson }}",
             },
         )
         for name, words in watches.items()
     )
+    return (*events, *pictures)

@@ -61,7 +61,6 @@ class HomeAssistant:
             return False
         if message.payload == BIRTH.encode() and not message.retain:
             self._born.set()
-        message.ack()
         return True
 
     def answered(self, camera: str, owner: str, ended: dict[str, Any], publish: Publish) -> None:

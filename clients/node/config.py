@@ -35,6 +35,7 @@ from pydantic_settings import (
     SettingsError,
 )
 
+from clients.live_watch import from_words
 from clients.mqtt.config import MqttConfig
 from clients.mqtt.topics import RESERVED
 from omnidrop_stream.config import (
@@ -270,7 +271,7 @@ def _camera(camera: Any) -> Any:
         return {"source": camera}
     if isinstance(camera, dict) and isinstance(camera.get("watches"), dict):
         watches = {
-            str(name): {"text": watch} if isinstance(watch, str) else watch
+            str(name): from_words(watch) if isinstance(watch, str) else watch
             for name, watch in camera["watches"].items()
         }
         return {**camera, "watches": watches}

@@ -49,8 +49,8 @@ def set_up(level: str, json_lines: bool, stream: TextIO | None = None) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
-    # Its lines name every request and answer; ours say what matters.
-    logging.getLogger("uvicorn.access").setLevel(logging.WARNING)
+    # Its news are those of any server; ours say what matters.
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
 
 
 def hide_secrets(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from clients.node.config import NodeConfig
+from clients.node.config import CameraConfig, NodeConfig
 
 _LIVE = ("cameras", "log")
 """Sections that are taken over while running; cameras also take these over, by their settings."""
@@ -18,6 +18,8 @@ class Changes:
     added: tuple[str, ...] = ()
     removed: tuple[str, ...] = ()
     changed: tuple[str, ...] = ()
+    watches: tuple[str, ...] = ()
+    """Cameras that go on, with other standing questions."""
     restart: tuple[str, ...] = ()
 
     def __str__(self) -> str:
@@ -27,6 +29,7 @@ class Changes:
                 ("added", self.added),
                 ("removed", self.removed),
                 ("changed", self.changed),
+                ("other standing questions for", self.watches),
                 ("only a restart takes over", self.restart),
             )
             if names
@@ -40,7 +43,13 @@ def changes(old: NodeConfig, new: NodeConfig) -> Changes:
     changed = [
         name
         for name in both
-        if old.cameras[name] != new.cameras[name] or old.of_camera(name) != new.of_camera(name)
+        if _without_watches(old, name) != _without_watches(new, name)
+        or old.of_camera(name) != new.of_camera(name)
+    ]
+    watches = [
+        name
+        for name in both
+        if name not in changed and old.cameras[name].watches != new.cameras[name].watches
     ]
     sections = [
         name
@@ -51,5 +60,10 @@ def changes(old: NodeConfig, new: NodeConfig) -> Changes:
         added=tuple(name for name in new.cameras if name not in old.cameras),
         removed=tuple(name for name in old.cameras if name not in new.cameras),
         changed=tuple(changed),
+        watches=tuple(watches),
         restart=tuple(sections),
     )
+
+
+def _without_watches(config: NodeConfig, name: str) -> CameraConfig:
+    return config.cameras[name].model_copy(update={"watches": {}})

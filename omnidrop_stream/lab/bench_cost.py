@@ -71,6 +71,10 @@ class Stopwatch:
             torch.cuda.synchronize(self._device)
         return time.perf_counter()
 
+    def cpu(self) -> float:
+        """Seconds of processor time of this process, all threads; on a GPU it tells nothing: 0."""
+        return time.process_time() if self._device.type == "cpu" else 0.0
+
     def time(self, work: Callable[[], Result]) -> tuple[Result, Cost]:
         """Run ``work`` and tell what it took."""
         wall, cpu = self.now(), time.process_time()

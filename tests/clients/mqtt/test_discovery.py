@@ -44,13 +44,14 @@ def test_a_camera_is_one_device_with_all_its_entities():
         "forget": "button",
         "ask": "text",
         "watch_bell": "event",
+        "frame_bell": "image",
     }
     assert json.loads(json.dumps(_message())) == _message()
 
 
 def test_every_entity_has_an_id_of_its_own():
     ids = [part["unique_id"] for part in _parts(watches={"a": "x", "b": "y"}).values()]
-    assert len(ids) == len(set(ids)) == 10
+    assert len(ids) == len(set(ids)) == 12
 
 
 @pytest.mark.parametrize(
@@ -102,6 +103,19 @@ def test_a_question_typed_in_home_assistant_becomes_a_query():
 def test_an_event_of_a_watch_is_an_event_entity_with_its_details():
     part = _parts(watches={"bell": "a bell rings"})["watch_bell"]
     assert (part["name"], part["event_types"]) == ("a bell rings", ["happened"])
-    payload = json.dumps({"watch": "bell", "confidence": 0.9})
+    payload = json.dumps({"watch": "bell", "confidence": 0.9, "key_frame": {"data": "/9j/"}})
     shown = json.loads(_render(part["value_template"], payload))
+    assert shown.pop("key_frame") is None
     assert shown == {"watch": "bell", "confidence": 0.9, "event_type": "happened"}
+
+
+def test_the_picture_of_a_watch_is_an_image_entity_of_its_topic():
+    part = _parts(watches={"bell": "a bell rings"})["frame_bell"]
+    assert part["image_topic"] == "omnidrop/front-door/watch/bell/frame"
+    assert (part["content_type"], part["name"]) == ("image/jpeg", "a bell rings (picture)")
+
+
+def test_watches_whose_names_end_alike_have_ids_of_their_own():
+    parts = _parts(watches={"bell": "x", "bell_frame": "y", "frame_bell": "z"})
+    ids = [part["unique_id"] for part in parts.values()]
+    assert len(ids) == len(set(ids)) == 14

@@ -1,0 +1,1 @@
+"""MQTT: cameras are asked, watched and switched through topics."""

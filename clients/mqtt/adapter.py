@@ -1,0 +1,256 @@
+"""The one file that knows the MQTT library (aiomqtt 2.x over paho): a connection, in our own words.
+
+aiomqtt 2.x confirms a message on arrival and would lose it in a crash, so paho's manual
+acknowledgement is on: whoever takes a message calls its ``ack``. aiomqtt 3 brings the same built
+in; it is to be fitted here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import ssl
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import aiomqtt
+from aiomqtt.exceptions import MqttConnectError
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
+
+from clients.mqtt.messages import Incoming, Outgoing
+
+CONNECT_S = 3.0
+ANSWER_S = 10.0
+RECEIVE_MAXIMUM = 64
+"""Messages that the broker may send before we have confirmed the first of them."""
+INBOX = 1024
+"""Messages of quality of service 0 that may wait for us; beyond, they are dropped and counted."""
+SESSION_TAKEN_OVER = 142
+_LOGIN = (134, 135, 140)  # bad user name or password, not authorized, bad authentication method
+_LOGIN_3 = (4, 5)
+_LOG = logging.getLogger("clients.mqtt.connection")
+
+
+class ConnectionLost(Exception):
+    """There is no connection, or no longer."""
+
+    def __init__(
+        self,
+        reason: str,
+        *,
+        hopeless: bool = False,
+        taken_over: bool = False,
+        login: bool = False,
+    ) -> None:
+        super().__init__(reason)
+        self.hopeless = hopeless
+        """Waiting alone mends nothing: login or certificate."""
+        self.taken_over = taken_over
+        """Another connection uses our client id."""
+        self.login = login
+        """The broker does not know this user name and password."""
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Whom to connect to, and as whom."""
+
+    host: str
+    port: int
+    version: str
+    client_id: str
+    user: str = ""
+    password: str = ""
+    tls: ssl.SSLContext | None = None
+    keepalive_s: int = 15
+    session_expiry_s: int = 0
+    """0: the broker keeps nothing for us."""
+
+
+class Connection:
+    """An open connection. Its methods raise ConnectionLost."""
+
+    def __init__(self, client: aiomqtt.Client, v5: bool) -> None:
+        self._client = client
+        self._v5 = v5
+
+    async def subscribe(self, topics: list[tuple[str, int]]) -> None:
+        """Ask for topics, with the best quality of service for each. A broker that denies one by
+        its access list may still say that it is granted.
+        """
+        with _translated():
+            await self._client.subscribe(topics)
+
+    async def publish(self, message: Outgoing) -> None:
+        """Send; returns when the broker has confirmed it (quality of service 0: once written)."""
+        with _translated():
+            await self._client.publish(
+                message.topic,
+                message.payload,
+                message.qos,
+                message.retain,
+                _publish_properties(message) if self._v5 else None,
+            )
+
+    async def batch(self, most: int) -> list[Incoming]:
+        """Wait for a message; it and those behind it that are there already."""
+        with _translated():
+            messages = self._client.messages
+            found = [await anext(messages)]
+            while len(found) < most and len(messages):
+                found.append(await anext(messages))
+        return [self._incoming(message) for message in found]
+
+    async def arrived(self) -> list[Incoming]:
+        """What has come and was not taken yet; without waiting."""
+        waiting = len(self._client.messages)
+        return await self.batch(waiting) if waiting else []
+
+    def _incoming(self, message: aiomqtt.Message) -> Incoming:
+        given = _given(message)
+        correlation = given.get("CorrelationData")
+        return Incoming(
+            topic=message.topic.value,
+            payload=bytes(message.payload),
+            qos=message.qos,
+            retain=message.retain,
+            ack=lambda: self._ack(message),
+            reply_to=given.get("ResponseTopic", ""),
+            correlation=None if correlation is None else bytes.fromhex(correlation),
+            expiry_s=given.get("MessageExpiryInterval"),
+            properties=tuple((str(k), str(v)) for k, v in given.get("UserProperty", ())),
+        )
+
+    def _ack(self, message: aiomqtt.Message) -> None:
+        if message.qos:
+            self._client._client.ack(message.mid, message.qos)  # aiomqtt 2 has no method for it
+
+
+@asynccontextmanager
+async def connected(
+    endpoint: Endpoint, will: Outgoing | None, will_delay_s: int, on_drop: Callable[[], None]
+) -> AsyncGenerator[Connection, None]:
+    """A connection for as long as the block lasts; raises ConnectionLost.
+
+    will: sent by the broker when the connection breaks. on_drop: a message of quality of service 0
+    found the inbox full.
+    """
+    v5 = endpoint.version == "5"
+    client = aiomqtt.Client(
+        endpoint.host,
+        endpoint.port,
+        identifier=endpoint.client_id,
+        username=endpoint.user or None,
+        password=endpoint.password or None,
+        protocol=aiomqtt.ProtocolVersion.V5 if v5 else aiomqtt.ProtocolVersion.V311,
+        clean_session=None if v5 else endpoint.session_expiry_s == 0,
+        clean_start=endpoint.session_expiry_s == 0 if v5 else 3,
+        properties=_connect_properties(endpoint) if v5 else None,
+        will=None if will is None else _will(will, will_delay_s if v5 else 0),
+        keepalive=endpoint.keepalive_s,
+        timeout=ANSWER_S,
+        tls_context=endpoint.tls,
+        # Without it (and the broker's set_tcp_nodelay) an answer waits 40 to 90 ms for company.
+        socket_options=((socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),),
+        queue_type=_inbox(on_drop),
+        logger=_LOG,
+    )
+    client.pending_calls_threshold = 4 * RECEIVE_MAXIMUM
+    paho = client._client
+    paho.manual_ack_set(True)
+    paho.connect_timeout = CONNECT_S
+    with _translated():
+        await client.__aenter__()
+    try:
+        yield Connection(client, v5)
+    finally:
+        ended = client._disconnected
+        if ended.done() and not ended.cancelled():
+            ended.exception()  # looked at, or asyncio tells of it when it is thrown away
+        with _translated():
+            await client.__aexit__(None, None, None)
+
+
+def _inbox(on_drop: Callable[[], None]) -> type[asyncio.Queue[aiomqtt.Message]]:
+    """A queue that never refuses what the broker will send only once more after a reconnect."""
+
+    class Inbox(asyncio.Queue[aiomqtt.Message]):
+        def put_nowait(self, item: aiomqtt.Message) -> None:
+            if item.qos == 0 and self.qsize() >= INBOX:
+                on_drop()
+            else:
+                super().put_nowait(item)
+
+    return Inbox
+
+
+class _translated:
+    """The library's errors in our own words."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, aiomqtt.MqttError):
+            raise _lost(error) from None
+
+
+def _lost(error: aiomqtt.MqttError) -> ConnectionLost:
+    cause = error.__cause__ if isinstance(error.__cause__, aiomqtt.MqttCodeError) else error
+    code = cause.rc if isinstance(cause, aiomqtt.MqttCodeError) else None
+    number = code.value if isinstance(code, ReasonCode) else code
+    refused = isinstance(error, MqttConnectError) and number in (*_LOGIN, *_LOGIN_3)
+    certificate = "CERTIFICATE_VERIFY_FAILED" in str(error) or "SSL" in str(error)
+    return ConnectionLost(
+        str(cause),
+        hopeless=refused or certificate,
+        taken_over=number == SESSION_TAKEN_OVER and isinstance(code, ReasonCode),
+        login=refused,
+    )
+
+
+def _given(message: aiomqtt.Message) -> dict[str, Any]:
+    """What came with a message, by MQTT 5's names without blanks."""
+    if message.properties is None:
+        return {}
+    given: dict[str, Any] = message.properties.json()  # type: ignore[no-untyped-call]
+    return given
+
+
+def _properties(packet: int) -> Properties:
+    return Properties(packet)  # type: ignore[no-untyped-call]
+
+
+def _connect_properties(endpoint: Endpoint) -> Properties:
+    properties = _properties(PacketTypes.CONNECT)
+    properties.SessionExpiryInterval = endpoint.session_expiry_s
+    properties.ReceiveMaximum = RECEIVE_MAXIMUM
+    return properties
+
+
+def _publish_properties(message: Outgoing) -> Properties:
+    properties = _properties(PacketTypes.PUBLISH)
+    if message.content_type:
+        properties.ContentType = message.content_type
+    if message.reply_to:
+        properties.ResponseTopic = message.reply_to
+    if message.correlation is not None:
+        properties.CorrelationData = message.correlation
+    if message.properties:
+        properties.UserProperty = list(message.properties)
+    if message.expiry_s is not None:
+        properties.MessageExpiryInterval = message.expiry_s
+    return properties
+
+
+def _will(message: Outgoing, delay_s: int) -> aiomqtt.Will:
+    properties = None
+    if delay_s:
+        properties = _properties(PacketTypes.WILLMESSAGE)
+        properties.WillDelayInterval = delay_s
+    return aiomqtt.Will(message.topic, message.payload, message.qos, message.retain, properties)

@@ -1,0 +1,102 @@
+"""Limits for each client: token buckets. Pure arithmetic; the caller brings the clock."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+
+MAX_CLIENTS = 4096
+"""Buckets kept; the least recently used client's are forgotten first (it starts full again)."""
+
+
+@dataclass(slots=True)
+class Bucket:
+    """``level`` units are there now; ``per_s`` flow in, up to ``size``."""
+
+    size: float
+    per_s: float
+    level: float
+    at_s: float
+
+    def refill(self, now_s: float) -> None:
+        """What flowed in since the last look; a clock that goes backwards adds nothing."""
+        self.level = min(self.size, self.level + max(0.0, now_s - self.at_s) * self.per_s)
+        self.at_s = now_s
+
+    def wait_s(self, amount: float) -> float:
+        """Seconds until ``amount`` is there; 0 where it is, infinite where it never will be."""
+        if amount <= self.level:
+            return 0.0
+        if amount > self.size or self.per_s <= 0:
+            return float("inf")
+        return (amount - self.level) / self.per_s
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """So many units a second on average, ``burst`` at once."""
+
+    per_s: float
+    burst: float
+
+
+class Limits:
+    """One bucket of each named limit for each client."""
+
+    def __init__(
+        self,
+        limits: dict[str, Limit],
+        clock: Callable[[], float],
+        max_clients: int = MAX_CLIENTS,
+    ) -> None:
+        """clock: monotonic seconds."""
+        self._limits = limits
+        self._clock = clock
+        self._max_clients = max_clients
+        self._clients: OrderedDict[str, dict[str, Bucket]] = OrderedDict()
+
+    def wait_s(self, client: str, **amounts: float) -> float:
+        """Seconds until all of the amounts are there (0: now); nothing is taken."""
+        buckets = self._of(client)
+        return max(buckets[name].wait_s(amount) for name, amount in amounts.items())
+
+    def take(self, client: str, **amounts: float) -> float:
+        """Take all of the amounts, or nothing: seconds to wait then (0: taken).
+
+        An amount above a limit's burst is never to be had: the answer is infinite.
+        """
+        wait_s = self.wait_s(client, **amounts)
+        if wait_s == 0.0:
+            buckets = self._clients[client]
+            for name, amount in amounts.items():
+                buckets[name].level -= amount
+        return wait_s
+
+    def give_back(self, client: str, **amounts: float) -> None:
+        """Return what was taken and not used."""
+        buckets = self._of(client)
+        for name, amount in amounts.items():
+            bucket = buckets[name]
+            bucket.level = min(bucket.size, bucket.level + amount)
+
+    def __len__(self) -> int:
+        """How many clients have buckets."""
+        return len(self._clients)
+
+    def _of(self, client: str) -> dict[str, Bucket]:
+        now_s = self._clock()
+        buckets = self._clients.get(client)
+        if buckets is None:
+            buckets = {
+                name: Bucket(limit.burst, limit.per_s, limit.burst, now_s)
+                for name, limit in self._limits.items()
+            }
+            self._clients[client] = buckets
+            if len(self._clients) > self._max_clients:
+                self._clients.popitem(last=False)
+        else:
+            self._clients.move_to_end(client)
+            for bucket in buckets.values():
+                bucket.refill(now_s)
+        return buckets

@@ -1,0 +1,1 @@
+"""The long fault suite: ``make faults``. Real components, real time; figures, not only verdicts."""
