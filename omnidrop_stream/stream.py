@@ -18,6 +18,7 @@ from omnidrop_stream.config import Config, DecodeConfig, DepthName, PruningConfi
 from omnidrop_stream.conversations import Conversations
 from omnidrop_stream.errors import Busy, ConfigError, NothingHeld
 from omnidrop_stream.evidence import coverage_of
+from omnidrop_stream.ledger import with_gap
 from omnidrop_stream.look_back import check_look_back, within
 from omnidrop_stream.model.base import OmniModel, Prompt
 from omnidrop_stream.model.template import ChatTemplate, Turn
@@ -36,8 +37,6 @@ from omnidrop_stream.segments import bare_segment, deepened
 from omnidrop_stream.types import Answer, Chunk, Coverage, Delta, Gap, Query, Step
 from omnidrop_stream.watch import Judgement, Judging, Standing, newest_pair, standing_question
 from omnidrop_stream.watch_config import WatchConfig
-
-MAX_LEDGER = 1024
 
 Turns = Generator[Delta | Answer | Step, None, None]
 
@@ -193,8 +192,8 @@ class OmniStream:
         self.note_gap(Gap(from_s, to_s, reason))
 
     def note_gap(self, gap: Gap) -> None:
-        """Name a hole that the source or the chunker reported."""
-        self._ledger = [*self._ledger[-(MAX_LEDGER - 1) :], gap]
+        """Name a hole that the source or the chunker reported; one that goes on is one hole."""
+        self._ledger = with_gap(self._ledger, gap)
 
     def _extended(
         self, chunk: Chunk, encoded: Encoded, held: tuple[Segment, ...], depth: int

@@ -187,6 +187,11 @@ class Gap:
     to_s: float
     reason: str
 
+    def continues(self, before: Gap) -> bool:
+        """Whether it is more of the same hole: for the same reason, from where that ended."""
+        goes_on = abs(self.from_s - before.to_s) < 1e-6 < self.to_s - self.from_s
+        return goes_on and self.reason == before.reason
+
 
 @dataclass(frozen=True, slots=True)
 class Coverage:

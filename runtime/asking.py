@@ -212,7 +212,7 @@ class _Asking:
         until_s = moments[-1] if len(moments) == len(self._waiting) else info.duration_s
         for item in cut_at(self._source, moments):
             if isinstance(item, Interruption):
-                for chunk in chunker.start_epoch(item.reason, item.at_s):
+                for chunk in chunker.start_epoch(item.reason, source_s=item.at_s):
                     self._push(chunk)
                 continue
             while self._waiting and self._reached(self._waiting[0][0], item):

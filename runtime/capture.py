@@ -18,6 +18,7 @@ from runtime.feed import ChunkFeed
 from runtime.sources.base import Interruption, LiveSource, Source, SourceInfo, SourceState
 from runtime.stats import Stats
 from runtime.status import Came
+from runtime.tally import Tally
 
 
 class CaptureThread:
@@ -57,7 +58,8 @@ class CaptureThread:
         self._paused = paused or threading.Event()
         self._muted = muted or threading.Event()
         self._chunker: Chunker | None = None
-        self._gaps_told = 0
+        self._newest_gap: Gap | None = None
+        self._tally = Tally(stats)
         self._came = Came()
         self._waiters: list[tuple[float, Callable[[], None]]] = []
         self._thread = threading.Thread(target=self._run, name="omnidrop-capture", daemon=True)
@@ -178,7 +180,7 @@ class CaptureThread:
         if isinstance(item, Interruption):
             self._stats.count("source.interruptions")
             with self._lock:
-                chunks = chunker.start_epoch(item.reason, item.at_s)
+                chunks = chunker.start_epoch(item.reason, source_s=item.at_s)
         elif self._paused.is_set():
             self._stats.count("source.dropped.paused")
             return
@@ -192,10 +194,10 @@ class CaptureThread:
         self._tell_waiters(chunker.stream_time_s)
 
     def _hand_over(self, chunker: Chunker, chunks: list[Chunk]) -> None:
-        gaps = chunker.gaps
-        if len(gaps) > self._gaps_told:
-            self._note(gaps[self._gaps_told :])
-            self._gaps_told = len(gaps)
+        if gaps := chunker.new_gaps():
+            self._note(gaps)
+        if chunks:
+            self._tally.look(self._source.stats, chunker)
         for chunk in chunks:
             self._came = Came.of(chunk, chunker.settings.kind)
             if self._wall is not None:
@@ -208,7 +210,10 @@ class CaptureThread:
                 self._feed.offer_waiting(chunk, self._stopped)
 
     def _note(self, gaps: tuple[Gap, ...]) -> None:
-        self._stats.count("source.gaps", len(gaps))
+        for gap in gaps:
+            last, self._newest_gap = self._newest_gap, gap
+            grows = last is not None and gap.continues(last)
+            self._stats.count("source.gaps", not grows)
         self._feed.note_gaps(gaps)
 
     def _tell_waiters(self, now_s: float) -> None:

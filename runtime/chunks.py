@@ -13,7 +13,7 @@ def chunks_of(source: Source, chunker: Chunker) -> Iterator[Chunk]:
     """Every chunk of an open source, the partial rest included."""
     for item in source:
         if isinstance(item, Interruption):
-            yield from chunker.start_epoch(item.reason, item.at_s)
+            yield from chunker.start_epoch(item.reason, source_s=item.at_s)
         else:
             yield from chunker.push(item)
     yield from chunker.flush()

@@ -6,8 +6,9 @@ may ``stop`` it: the iterator then ends after the item at hand.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Protocol, Self, runtime_checkable
 
@@ -59,6 +60,8 @@ class SourceStats:
     """Sound (at 16 kHz) that was dropped for the same reason."""
     ended_at_s: float = 0.0
     """How far the media reached."""
+    clock: Counter[str] = field(default_factory=Counter)
+    """Faults of the source's own clock, by kind: ``clock.reset``, ``clock.jump_forward`` ..."""
 
     def truncated(self, info: SourceInfo) -> bool:
         """Whether the media ended more than a second (and 2 %) before the promised length."""

@@ -142,8 +142,10 @@ class StreamSource:
         self._state = SourceState("connecting", code="connecting", since_s=clock())
         self._outage = Outage(draw)
         self._timeline = Timeline(clock)
+        self.stats.clock = self._timeline.faults
         self._to_rgb = ToRgb()
         self._lost = ""  # why the stream was interrupted, until it goes on
+        self._tried_s = 0.0  # how long the newest attempt to connect took, if it failed
         self._patience_s = KEYFRAME_S  # with a connection that brings no pictures
         self._connection: Connection | None = None
         self._chosen = Chosen(None, None)
@@ -249,6 +251,14 @@ class StreamSource:
             self._at_ease.set()
 
     def _connect(self) -> Connection:
+        began_s = self._clock()
+        try:
+            return self._connected()
+        except Broken:
+            self._tried_s = self._clock() - began_s
+            raise
+
+    def _connected(self) -> Connection:
         accel = self._decoding.accel
         connection = self._blocking(lambda: self._link.open(accel, self._stopped))
         self._connection = connection
@@ -297,7 +307,9 @@ class StreamSource:
             return
         if self._timeline.begun and not self._lost:
             self._lost = trouble.reason
-        delay_s = self._outage.failed(self._clock(), hopeless=trouble.hopeless)
+        tried_s, self._tried_s = self._tried_s, 0.0
+        hopeless = trouble.hopeless
+        delay_s = self._outage.failed(self._clock(), hopeless=hopeless, tried_s=tried_s)
         if not self._stopped.is_set():
             self._woken.wait(delay_s)
 

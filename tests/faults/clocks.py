@@ -15,7 +15,8 @@ from typing import Any
 
 from omnidrop_stream.cache import slots_of
 from omnidrop_stream.chunker import Chunker, ChunkerSettings
-from omnidrop_stream.stream import MAX_LEDGER, OmniStream
+from omnidrop_stream.ledger import MAX_LEDGER
+from omnidrop_stream.stream import OmniStream
 from omnidrop_stream.types import CHUNK_SAMPLES, Chunk, Frame
 from runtime.sources.base import Interruption
 from runtime.sources.live import LiveItems, Timeline

@@ -319,7 +319,7 @@ async def test_muted_sound_never_reaches_the_trunk(model, config):
     assert any(gap.reason == "audio_absent" for gap in answer.coverage.gaps)
 
 
-async def test_200_questions_cancelled_at_random_tokens_leave_the_never_asked_trunk(model):
+async def test_questions_cancelled_at_random_tokens_leave_the_never_asked_trunk(model):
     steps = []
 
     class Counting:
@@ -339,7 +339,7 @@ async def test_200_questions_cancelled_at_random_tokens_leave_the_never_asked_tr
             never_asked = await on_worker(session, lambda: trunk_hash(session._stream))
         async with StreamSession(source, config, realtime=False, load=Counting) as session:
             late = []
-            for _ in range(200):  # chunks go on arriving meanwhile
+            for _ in range(60):  # chunks go on arriving meanwhile
                 answer = session.ask("what?")
                 for _ in range(draw.randrange(20)):
                     if await anext(answer, None) is None:
