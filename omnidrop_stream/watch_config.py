@@ -26,8 +26,10 @@ class WatchConfig(_Section):
     """In plain words: "a red square is shown", "a bell rings"."""
     sound_only: bool = False
     """Judge by the sound alone: the pictures are not looked at."""
-    threshold: Annotated[float, Field(gt=0.0, le=50.0)] = 2.0
-    """How far the odds must rise above the baseline to be told; 2: 88 % where that is even."""
+    threshold: Annotated[float, Field(gt=0.0, le=50.0)] = 3.0
+    """How far the odds must rise above the baseline to be told. What one waits for is rare: yes has
+    to outweigh odds of about 1 to 20 against it, ln 20 = 3.
+    """
     release: _Odds = 0.0
     """At most so far above the baseline, it has ended (below ``threshold``: hysteresis)."""
     cool_down_s: Annotated[float, Field(ge=0.0, le=86_400.0)] = 10.0

@@ -43,8 +43,10 @@ class Outage:
         if self._good_since_s is None:
             self._good_since_s = now_s
 
-    def failed(self, now_s: float, *, hopeless: bool = False) -> float:
-        """An attempt failed or the data ended: seconds to wait before the next attempt."""
+    def failed(self, now_s: float, *, hopeless: bool = False, tried_s: float = 0.0) -> float:
+        """An attempt failed or the data ended: seconds to wait before the next attempt. An attempt
+        that took ``tried_s`` (nothing answered) was waiting too: the delay counts from its start.
+        """
         if self._good_since_s is not None and self._began_s is not None:
             outage_s = self._good_since_s - self._began_s
             enough_s = min(max(outage_s, LEAST_GOOD_S), GOOD_S)
@@ -53,8 +55,10 @@ class Outage:
         self._good_since_s = None
         if self._began_s is None:
             self._began_s = now_s
-        delay_s = reconnect_delay(
-            self._attempt, now_s - self._began_s, self._draw(), hopeless=hopeless
-        )
+        draw, outage_s = self._draw(), now_s - self._began_s
+        delay_s = reconnect_delay(self._attempt, outage_s, draw, hopeless=hopeless)
         self._attempt += 1
-        return delay_s
+        if hopeless:
+            return delay_s
+        least_s = min(delay_s, SHORTEST_S + (SHORT_S - SHORTEST_S) * draw)  # still spread apart
+        return max(least_s, delay_s - tried_s)

@@ -108,8 +108,7 @@ def _sound() -> Check:
 
 def _broker() -> Check:
     if importlib.util.find_spec("aiomqtt") is None:
-        mend = "pip install 'omnidrop-stream[mqtt]'"
-        return Check("MQTT (aiomqtt)", "optional", "not installed", mend)
+        return Check("MQTT (aiomqtt)", "optional", "not installed", REINSTALL)
     return _ok("MQTT (aiomqtt)", _version("aiomqtt"))
 
 

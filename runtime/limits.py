@@ -39,6 +39,10 @@ class Limit:
 
     per_s: float
     burst: float
+    strict: bool = False
+    """A refused attempt counts as well: who does not wait waits longer, up to another burst. So a
+    flood is not even let through at the rate, and costs the others nothing.
+    """
 
 
 class Limits:
@@ -67,18 +71,22 @@ class Limits:
         An amount above a limit's burst is never to be had: the answer is infinite.
         """
         wait_s = self.wait_s(client, **amounts)
+        buckets = self._clients[client]
         if wait_s == 0.0:
-            buckets = self._clients[client]
             for name, amount in amounts.items():
                 buckets[name].level -= amount
-        return wait_s
+            return 0.0
+        for name, amount in amounts.items():
+            if self._limits[name].strict:
+                bucket = buckets[name]
+                bucket.level = max(-bucket.size, bucket.level - amount)
+        return self.wait_s(client, **amounts)
 
     def give_back(self, client: str, **amounts: float) -> None:
         """Return what was taken and not used."""
         buckets = self._of(client)
         for name, amount in amounts.items():
-            bucket = buckets[name]
-            bucket.level = min(bucket.size, bucket.level + amount)
+            buckets[name].level += amount  # the next look cuts it to the bucket's size
 
     def __len__(self) -> int:
         """How many clients have buckets."""

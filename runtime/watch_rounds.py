@@ -120,7 +120,7 @@ class Rounds:
         self._submit("watch", turns, judged, ended)
 
     async def learn(self, stream: OmniStream, question: Standing, count: int) -> Learnt:
-        """Judge what is held; empty where that is nothing, or where it was cancelled."""
+        """Judge what is held; empty where that is nothing, or where it cannot be done now."""
         from omnidrop_stream.watch import Judgement, earlier_pairs, newest_pair
 
         learnt = Learnt()
@@ -147,6 +147,9 @@ class Rounds:
         job = self._submit("watch learns", turns, lambda *_: None, ended)
         try:
             await done
+        except (Busy, NothingHeld):
+            self._stats.count("watch.skipped.busy")
+            return Learnt()
         finally:
             job.cancelled.set()
             self._worker.wake()

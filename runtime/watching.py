@@ -81,7 +81,7 @@ class Watching:
         settings: WatchesConfig,
         realtime: bool = True,
     ) -> None:
-        """post: from any thread to the loop. fail: ends the session with what no judgement may
+        """post: from any thread to the loop. fail: ends the session with what telling may not
         raise. ask: a follow-up question. realtime: the model has to keep pace, so what it cannot
         carry is refused.
         """
@@ -92,7 +92,7 @@ class Watching:
         self._stream: OmniStream | None = None
         self._pictures = KeyFrames()
         self._pending = False
-        self._rounds = Rounds(worker, stats, post, fail, on_idle=self._release)
+        self._rounds = Rounds(worker, stats, post, self._broken, on_idle=self._release)
         self._telling = Telling(stats, ask, fail)
         self._watches: dict[str, _Watch] = {}
         self._number = 0
@@ -223,8 +223,8 @@ class Watching:
         """Begin with the first chunk; what is refused is told."""
         try:
             await self._begin(watch)
-        except OmniDropError as error:
-            watch.stage, watch.refusal = WatchStage.REFUSED, error
+        except Exception as error:  # whatever it is, it concerns this one only
+            watch.stage, watch.refusal = WatchStage.REFUSED, _as_refusal(error)
             self._stats.count("watch.refused")
             self._telling.tell(watch.state())
         finally:
@@ -271,8 +271,19 @@ class Watching:
         if stream is not None:
             self._rounds.start(stream, questions, judged, again=self._judge)
 
+    def _broken(self, error: BaseException) -> None:
+        """A judgement raised what none may raise: nothing is judged any more, and that is told;
+        the stream and its answers go on.
+        """
+        self._stats.count("watch.failed")
+        refusal = _as_refusal(error)
+        for watch in self._due():
+            watch.standing, watch.stage, watch.refusal = None, WatchStage.REFUSED, refusal
+            self._telling.tell(watch.state())
+        self._worker.load.carries(self._rounds, 0)
+
     def _judged(self, watch: _Watch, judgement: Judgement, late_ms: float) -> None:
-        if self._watches.get(watch.id) is not watch:
+        if self._watches.get(watch.id) is not watch or watch.standing is None:
             return
         self._stats.count("watch.judged")
         watch.judge_ms = judgement.own_ms + judgement.shared_ms
@@ -300,3 +311,10 @@ class Watching:
             key_frame=None,
         )
         self._telling.happened(event, self._pictures.at(judgement.key_s), watch.config.ask)
+
+
+def _as_refusal(error: BaseException) -> OmniDropError:
+    if isinstance(error, OmniDropError):
+        return error
+    why = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+    return OmniDropError(f"judging failed unexpectedly ({why}); remove it and add it again")

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 from omnidrop_stream.types import Delta, Step
+from runtime.memory import FreedMemory, malloc_trim
 from runtime.model_load import ModelLoad
 from runtime.stats import Stats
 from runtime.turns import Candidate, Kind, choose
@@ -70,11 +71,15 @@ class ModelWorker:
     """One thread for one model. Start it, hand it feeds and jobs, close it."""
 
     def __init__(
-        self, stats: Stats | None = None, clock: Callable[[], float] = time.monotonic
+        self,
+        stats: Stats | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        freed: FreedMemory | None = None,
     ) -> None:
         self.stats = stats or Stats()
         self.load = ModelLoad()
         self._clock = clock
+        self._freed = freed or FreedMemory(malloc_trim())
         self._changed = threading.Condition()
         self._jobs: list[Job] = []
         self._lanes: list[_Lane] = []
@@ -161,6 +166,9 @@ class ModelWorker:
             name = work()
             self.turns_taken += 1
             self.stats.event(name, "model", started)
+            started = self._clock()
+            if self._freed.tidy():
+                self.stats.event("memory", "model", started)
 
     def _next_work(self) -> Callable[[], str] | None:
         """What to do next, decided under the lock; running it happens outside."""

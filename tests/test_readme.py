@@ -14,6 +14,7 @@ import yaml
 
 from clients import contract
 from clients.cli import app, main
+from clients.node.config import load_node_config
 from omnidrop_stream import errors
 from omnidrop_stream.config import make_config
 from runtime.media import write_mp4
@@ -107,8 +108,13 @@ def test_a_snippet_of_python_runs(
 
 
 @pytest.mark.parametrize("text", blocks("yaml"))
-def test_a_configuration_of_the_readme_is_valid(text: str) -> None:
-    make_config(yaml.safe_load(text))
+def test_a_configuration_of_the_readme_is_valid(text: str, tmp_path: Path) -> None:
+    values = yaml.safe_load(text)
+    if "cameras" not in values:
+        make_config(values)
+        return
+    (tmp_path / "node.yaml").write_text(text)
+    assert list(load_node_config(tmp_path / "node.yaml").cameras) == ["door"]
 
 
 def test_json_of_a_command_fits_the_contract(capsys: pytest.CaptureFixture[str]) -> None:

@@ -29,7 +29,7 @@ RULES = st.builds(
 
 
 def rule(**values) -> WatchConfig:
-    return WatchConfig(text="x", **{"learn": 0, "cool_down_s": 0.0, **values})
+    return WatchConfig(text="x", **{"threshold": 2.0, "learn": 0, "cool_down_s": 0.0, **values})
 
 
 def run(judge: WatchJudge, odds: list[float], start_s: float = 0.0) -> list[Verdict]:

@@ -12,7 +12,7 @@ import logging
 import socket
 import ssl
 from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -172,7 +172,8 @@ async def connected(
         ended = client._disconnected
         if ended.done() and not ended.cancelled():
             ended.exception()  # looked at, or asyncio tells of it when it is thrown away
-        with _translated():
+        # It may find no time for a goodbye; what ends the block (a cancellation, say) stays.
+        with suppress(aiomqtt.MqttError):
             await client.__aexit__(None, None, None)
 
 

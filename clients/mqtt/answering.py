@@ -78,9 +78,9 @@ class Answering:
         self._stats.gauge("mqtt.waiting", lambda: len(self._fair))
         self._stats.gauge("mqtt.answering", lambda: len(self._tasks))
 
-    def waiting(self, owner: str) -> int:
-        """How many accepted questions of an owner wait for their turn."""
-        return self._fair.waiting(owner)
+    def held(self, owner: str) -> int:
+        """How many accepted questions of an owner wait for their turn or are being answered."""
+        return self._fair.held(owner)
 
     def tokens(self, max_tokens: int | None) -> int:
         """What an answer is reserved."""

@@ -57,9 +57,9 @@ class FairQueue(Generic[T]):
             del self._waiting[owner]
         return True
 
-    def waiting(self, owner: str) -> int:
-        """How many of an owner's items wait."""
-        return len(self._waiting.get(owner, ()))
+    def held(self, owner: str) -> int:
+        """How many of an owner's items wait or were taken and are not done."""
+        return len(self._waiting.get(owner, ())) + self._taken.get(owner, 0)
 
     def __len__(self) -> int:
         """How many wait altogether."""

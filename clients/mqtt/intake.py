@@ -12,6 +12,7 @@ import math
 import secrets
 import sqlite3
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -35,7 +36,7 @@ def make_limits(config: MqttConfig, clock: Callable[[], float] = time.monotonic)
     limits = config.limits
     return Limits(
         {
-            "queries": Limit(limits.queries_per_s, limits.queries_burst),
+            "queries": Limit(limits.queries_per_s, limits.queries_burst, strict=True),
             "tokens": Limit(limits.tokens_per_s, limits.tokens_burst),
             "refusals": Limit(limits.refusals_per_s, max(1.0, limits.refusals_per_s)),
         },
@@ -77,6 +78,8 @@ class Intake:
         self._wall = wall
         self._run = secrets.token_hex(4)
         self._numbers = itertools.count(1)
+        self._ahead: Counter[str] = Counter()
+        """Answers of each owner that the messages at hand ask for."""
 
     @property
     def shape(self) -> Shape:
@@ -85,6 +88,7 @@ class Intake:
 
     async def take(self, queries: list[tuple[Incoming, Command]]) -> None:
         """Accept or refuse each; when this returns they may be confirmed to the broker."""
+        self._ahead.clear()
         found = [one for message, command in queries if (one := self._look(message, command))]
         if not found:
             return
@@ -133,7 +137,10 @@ class Intake:
         if not owner:
             return False
         limits = self._limits
-        return limits.wait_s(owner, queries=1) > 0 and limits.wait_s(owner, refusals=1) > 0
+        if limits.wait_s(owner, queries=1) == 0.0 or limits.wait_s(owner, refusals=1) == 0.0:
+            return False
+        limits.take(owner, queries=1)  # not to be had, and it counts
+        return True
 
     def _check_camera(self, question: Question) -> None:
         cameras = self._node.cameras()
@@ -152,10 +159,12 @@ class Intake:
     def _limited(self, question: Question) -> Refused | None:
         """Take what the question costs, or say why it may not be asked now."""
         owner, route = question.asker.owner, question.asker.route
-        if self._answering.waiting(owner) >= self._config.limits.waiting:
+        limits = self._config.limits
+        held = self._answering.held(owner) + self._ahead[owner]
+        if held + self._answers(question) > limits.waiting + limits.at_once:
             return Refused(
                 "busy",
-                f"{self._config.limits.waiting} of your questions wait already; ask again later",
+                f"{held} of your questions wait or are being answered; ask again later",
                 question.id,
                 route,
                 owner,
@@ -163,6 +172,7 @@ class Intake:
             )
         wait_s = self._limits.take(owner, queries=1, tokens=self._tokens(question))
         if wait_s == 0.0:
+            self._ahead[owner] += self._answers(question)
             return None
         if math.isinf(wait_s):
             return Refused(
@@ -182,9 +192,11 @@ class Intake:
             retry_after_ms=math.ceil(wait_s * 1e3),
         )
 
+    def _answers(self, question: Question) -> int:
+        return len(self._node.cameras()) if question.camera == ALL else 1
+
     def _tokens(self, question: Question) -> int:
-        answers = len(self._node.cameras()) if question.camera == ALL else 1
-        return self._answering.tokens(question.max_tokens) * answers
+        return self._answering.tokens(question.max_tokens) * self._answers(question)
 
     # -- the journal
 

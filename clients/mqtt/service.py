@@ -188,7 +188,7 @@ class MqttService:
     async def _stay_connected(self) -> None:
         while True:
             try:
-                await self._connection()
+                await self._one_connection()
             except ConnectionLost as lost:
                 if lost.taken_over:
                     await self._stand_aside()
@@ -227,6 +227,18 @@ class MqttService:
             keepalive_s=config.keepalive_s,
             session_expiry_s=session_expiry_s,
         )
+
+    async def _one_connection(self) -> None:
+        """In a task of its own: a cancellation that comes with the loss of the connection would
+        be lost in a task group, which tells only of its errors.
+        """
+        serving = asyncio.create_task(self._connection(), name="mqtt-connection")
+        try:
+            await asyncio.wait({serving})
+        finally:
+            serving.cancel()
+            await asyncio.gather(serving, return_exceptions=True)
+        serving.result()
 
     async def _connection(self) -> None:
         """Serve over one connection; ends by raising."""

@@ -19,6 +19,7 @@ from transformers.utils import logging as hf_logging
 
 from omnidrop_stream.errors import ConfigError, MissingDependency, ModelMismatch, ModelNotFound
 from omnidrop_stream.model.base import ModelSpec
+from omnidrop_stream.model.kernels import bound_kernel_caches
 from omnidrop_stream.model.parts import parts_of
 from omnidrop_stream.model.pixels import CLIP_MEAN, CLIP_STD, PixelSettings
 from omnidrop_stream.model.qwen_omni import QwenOmni
@@ -151,6 +152,7 @@ def load_model(config: ModelSettings, progress: Progress = _quiet) -> QwenOmni:
     Raises ModelNotFound, ModelMismatch (another class, damaged or missing shards), ConfigError
     (device).
     """
+    bound_kernel_caches()
     device = pick_device(config.device)
     dtype = pick_dtype(config.dtype, device)
     attention = pick_attention(config.attention, device)
@@ -180,6 +182,7 @@ def random_model(name: str, shape: Shape, config: ModelSettings, seed: int = 0) 
     """A model of the given shape with random values on the configured device: real cost,
     meaningless words.
     """
+    bound_kernel_caches()
     device = pick_device(config.device)
     tokenizer = byte_tokenizer()
     thinker = random_thinker(shape, tokenizer, seed, str(device), pick_dtype(config.dtype, device))

@@ -38,7 +38,12 @@ _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+\-]+):")
 
 def _file(rest: str, fps: float, options: SourceOptions) -> Source:
     path = unquote(rest[2:].removeprefix("localhost")) if rest[:2] == "//" else rest
-    return FileSource(path, fps=fps)
+    return _media_file(path, fps, options)
+
+
+def _media_file(path: str, fps: float, options: SourceOptions) -> Source:
+    video, audio = options.video_stream, options.audio_stream
+    return FileSource(path, fps=fps, video_stream=video, audio_stream=audio)
 
 
 def _stream(url: str, fps: float, options: SourceOptions) -> Source:
@@ -88,7 +93,7 @@ def open_source(text: str, *, fps: float = 2.0, options: SourceOptions | None = 
 
 def _named(text: str, found: re.Match[str] | None, fps: float, options: SourceOptions) -> Source:
     if found is None or Path(text).exists():
-        return FileSource(text, fps=fps)
+        return _media_file(text, fps, options)
     factory = SCHEMES.get(found.group(1).lower())
     if factory is None:
         known = ", ".join(f"{name}:" for name in sorted(SCHEMES))

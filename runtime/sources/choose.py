@@ -10,7 +10,6 @@ import av
 from av.container import InputContainer
 
 from omnidrop_stream.errors import SourceNotFound
-from runtime.sources.file import best_audio, decodable_videos
 from runtime.sources.network import NO_MEDIA, Broken, Trouble
 
 S = TypeVar("S", av.VideoStream, av.AudioStream)
@@ -104,6 +103,22 @@ def best_suited(streams: Sequence[av.VideoStream]) -> av.VideoStream | None:
     return max(streams, key=lambda stream: stream.width * stream.height, default=None)
 
 
+def of_file(
+    container: InputContainer, video: int | None, audio: int | None
+) -> tuple[av.VideoStream | None, av.AudioStream | None]:
+    """The streams of these numbers; None: the largest picture, and the sound as `choose` takes it.
+    Raises `Broken`, with what there is.
+    """
+    return (
+        best_video(container)
+        if video is None
+        else _numbered(container.streams.video, video, "video"),
+        best_audio(container)
+        if audio is None
+        else _numbered(container.streams.audio, audio, "audio"),
+    )
+
+
 def _numbered(streams: Sequence[S], number: int, kind: str) -> S:
     if number < len(streams) and streams[number].codec_context is not None:
         return streams[number]
@@ -111,3 +126,33 @@ def _numbered(streams: Sequence[S], number: int, kind: str) -> S:
     reason = f"it has no {kind} stream {number}"
     advice = f"There is {there}." if there else f"There is no {kind} in it at all."
     raise Broken(Trouble("not_found", reason, advice, SourceNotFound, hopeless=True))
+
+
+def best_video(container: InputContainer) -> av.VideoStream | None:
+    """The largest; cover art is no video. Of equals the first."""
+    streams = decodable_videos(container)
+    return max(streams, key=lambda stream: stream.width * stream.height, default=None)
+
+
+def decodable_videos(container: InputContainer) -> list[av.VideoStream]:
+    """Streams of pictures that can be decoded, without cover art."""
+    return [
+        stream
+        for stream in container.streams.video
+        if not stream.disposition & av.stream.Disposition.attached_pic and _decodable(stream)
+    ]
+
+
+def best_audio(container: InputContainer) -> av.AudioStream | None:
+    """The default one, then the highest rate, then the most channels. Of equals the first."""
+    streams = [stream for stream in container.streams.audio if _decodable(stream)]
+    return max(streams, key=_audio_rank, default=None)
+
+
+def _audio_rank(stream: av.AudioStream) -> tuple[bool, int, int]:
+    default = bool(stream.disposition & av.stream.Disposition.default)
+    return default, stream.rate or 0, stream.channels or 0
+
+
+def _decodable(stream: av.VideoStream | av.AudioStream) -> bool:
+    return getattr(stream, "codec_context", None) is not None and bool(stream.codec_context.codec)

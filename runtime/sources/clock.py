@@ -136,7 +136,7 @@ class MediumClock(Generic[T]):
         self._untimed = 0
         if self._last is None:
             return [self._begin(reading)]
-        if self._follows(self._last, reading):
+        if self._follows(self._last, reading) and not self._has_stepped(self._last, reading):
             self._forget_strange()
             return [self._believe(self._last, reading)]
         self._strange.append(reading)
@@ -177,6 +177,15 @@ class MediumClock(Generic[T]):
         time_s = self._time_s + reading.stamp_s - last.stamp_s
         early_s = self._delay.value - (reading.arrived_s - self._at(reading, time_s))
         return reading.stamp_s - last.stamp_s - last.long_s < JUMP_S or early_s < JUMP_S
+
+    def _has_stepped(self, last: Reading[T], reading: Reading[T]) -> bool:
+        """Whether the strange picture before this one was no outlier but a step back so small that
+        this one is past it: then too little time has gone by for so many pictures.
+        """
+        if self._sound or not self._strange or not self._alike(self._strange[-1], reading):
+            return False
+        usual_s = (len(self._strange) + 1) * last.long_s
+        return reading.stamp_s - last.stamp_s < 0.5 * usual_s
 
     def _alike(self, a: Reading[T], b: Reading[T]) -> bool:
         """Whether two strange items agree with each other."""

@@ -20,6 +20,11 @@ from runtime.sources.base import SourceStats
 LONGEST_HOLD_S = 30.0
 """A picture that stays up longer than this is taken for a jump of the file's clock."""
 _NOISE_S = 1e-6
+_UNMARKED = ("hevc",)
+_STRICT = {"err_detect": "explode"}
+_SPOILT_GROUPS = 3
+"""So many groups of pictures with errors, one after the other, and a strict decoder helps nobody:
+the stream is one that FFmpeg always complains about, or its way is very bad."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +66,8 @@ class PictureDecoder:
 
     A frame without a time is put after the one before it; ``live``: its time is not a number, and
     it is counted. What follows something broken is corrupt until a keyframe that came later, since
-    it rests on it. accel: for a decoder that is made anew.
+    it rests on it. Of live HEVC, whose decoder marks nothing, what is damaged is left out as an
+    error. accel: for a decoder that is made anew.
     """
 
     def __init__(
@@ -74,6 +80,11 @@ class PictureDecoder:
     ) -> None:
         self._context, self._accel = stream.codec_context, accel
         self._stats, self._live = stats, live
+        self._strict = live and self._context.name in _UNMARKED
+        if self._strict:
+            self._context.options = _STRICT
+        self._errors, self._spoilt = False, 0  # in this group of pictures; groups in a row with any
+        self._renewed = False
         self._interval_s = float(1 / stream.average_rate) if stream.average_rate else 0.04
         self._next_s, self._broken = 0.0, False
         self._doubtful = False
@@ -87,20 +98,37 @@ class PictureDecoder:
 
     def push(self, packet: av.Packet[Any]) -> Iterator[Picture]:
         """The frames that this packet completes."""
-        if packet.is_keyframe and self._doubtful and self._keyframe is None:
-            self._keyframe = packet.pts or 0
-            self._mend()
+        if packet.is_keyframe:
+            held = self._mended()
+            for frame in held:
+                frame.time_base = packet.time_base  # no packet brings them, so they have none
+            if self._doubtful and self._keyframe is None:
+                self._keyframe = packet.pts or 0
+            yield from self._pictures(held)
         if packet.is_corrupt:
             self._doubt()
-        try:
-            frames = self._context.decode(packet)
-        except (av.error.FFmpegError, ValueError):
-            self._stats.decode_errors += 1
-            self._broken = True
-            self._doubt()
+        frames = self._decoded(packet)
+        if frames is None:
             return
         if not frames and self._context.skip_frame != "DEFAULT":
             self._stats.skipped_frames += 1
+        yield from self._pictures(frames)
+
+    def _decoded(self, packet: av.Packet[Any]) -> list[av.VideoFrame] | None:
+        """None: it is broken."""
+        try:
+            return self._context.decode(packet)
+        except (av.error.FFmpegError, ValueError):
+            self._stats.decode_errors += 1
+        if self._strict and packet.is_keyframe and self._depth is None:
+            self._strict = False  # its very first keyframe: FFmpeg complains about all it sends
+            self._anew()
+            return self._decoded(packet)
+        self._errors = self._broken = True
+        self._doubt()
+        return None
+
+    def _pictures(self, frames: list[av.VideoFrame]) -> Iterator[Picture]:
         for frame in frames:
             self._stats.decoded_frames += 1
             if self._is_corrupt(frame):
@@ -127,18 +155,36 @@ class PictureDecoder:
             self._depth = self._context.reorder_depth
         return self._doubtful
 
-    def _mend(self) -> None:
-        """A damaged header may have told the decoder to hold back many more pictures, for good:
-        then it is made anew.
+    def _mended(self) -> list[av.VideoFrame]:
+        """Before a keyframe: a new decoder where the old one is of no use any more, and what the
+        old one still held. A damaged header may have told it to hold back more pictures, for good.
         """
+        depth = self._context.reorder_depth
+        grown = self._depth is not None and depth > self._depth
+        if grown and self._renewed:  # again: so it is the stream itself
+            self._depth, grown = depth, False
+        self._renewed = grown
+        if grown:
+            self._doubt()
+        self._spoilt, self._errors = self._spoilt + 1 if self._errors else 0, False
+        if self._strict and self._spoilt >= _SPOILT_GROUPS:
+            self._strict, grown = False, True
+        return self._anew() if grown else []
+
+    def _anew(self) -> list[av.VideoFrame]:
         old = self._context
-        if self._depth is None or old.reorder_depth <= self._depth:
-            return
         new = av.CodecContext.create(old.codec.name, "r", hwaccel=self._accel)
+        if not isinstance(new, av.VideoCodecContext):
+            return []
         new.extradata, new.thread_count = old.extradata, old.thread_count
         new.skip_frame = old.skip_frame
-        if isinstance(new, av.VideoCodecContext):
-            self._context = new
+        if self._strict:
+            new.options = _STRICT
+        self._context = new
+        try:
+            return old.decode(None)
+        except (av.error.FFmpegError, ValueError):
+            return []
 
 
 def decoded_pictures(

@@ -27,7 +27,9 @@ from omnidrop_stream.errors import SourceDenied, SourceError, SourceNotFound, So
 from omnidrop_stream.types import SAMPLE_RATE, Frame, Samples, StreamKind
 from runtime.redact import redact
 from runtime.sources.base import SourceInfo, SourceStats
+from runtime.sources.choose import of_file
 from runtime.sources.decode import decoded_pictures, decoded_sound, thinned
+from runtime.sources.network import Broken
 
 _WHAT_WORKS = "Give a video or sound file such as mp4, mkv, mov, webm, mp3, flac or wav"
 _TEXT_FORMATS = {"tty", "bin", "xbin", "adf", "idf"}  # FFmpeg would draw a text file as a picture
@@ -36,11 +38,20 @@ _TEXT_FORMATS = {"tty", "bin", "xbin", "adf", "idf"}  # FFmpeg would draw a text
 class FileSource:
     """One media file. Open it with ``with``; iterate in the same thread.
 
-    fps: the model's pictures a second; None hands on every frame.
+    fps: the model's pictures a second; None hands on every frame. video_stream, audio_stream: which
+    ones, counted from 0 in their kind; None: the largest picture, and the default or richest sound.
     """
 
-    def __init__(self, path: str | Path, *, fps: float | None = 2.0) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        fps: float | None = 2.0,
+        video_stream: int | None = None,
+        audio_stream: int | None = None,
+    ) -> None:
         self._path, self._fps = Path(path), fps
+        self._wanted = (video_stream, audio_stream)
         self._name = redact(path)
         self._info: SourceInfo | None = None
         self.stats = SourceStats()
@@ -140,11 +151,21 @@ class FileSource:
         self._containers.append(container)
         return container
 
+    def _chosen(
+        self, container: InputContainer
+    ) -> tuple[av.VideoStream | None, av.AudioStream | None]:
+        try:
+            return of_file(container, *self._wanted)
+        except Broken as broken:
+            trouble = broken.trouble
+        raise trouble.kind(f"{self._name}: {trouble.reason}. {trouble.advice}")
+
     def _begin(self) -> None:
         for_video, for_audio = self._open(), self._open()
         if for_video.format.name in _TEXT_FORMATS:
             raise SourceUnreadable(f"{self._name} is a text file. {_WHAT_WORKS}.")
-        video, audio = best_video(for_video), best_audio(for_audio)
+        # Each from its own container: a stream may be read only through the one it came from.
+        video, audio = self._chosen(for_video)[0], self._chosen(for_audio)[1]
         if video is None and audio is None:
             raise SourceUnreadable(
                 f"{self._name} holds neither pictures nor sound that can be decoded. {_WHAT_WORKS}."
@@ -173,33 +194,3 @@ class FileSource:
         kind = kinds.get((picture is not None, sound is not None), StreamKind.AUDIO)
         duration_s = for_video.duration / 1e6 if for_video.duration else None
         self._info = SourceInfo(self._name, kind, width, height, rate, duration_s, live=False)
-
-
-def best_video(container: InputContainer) -> av.VideoStream | None:
-    """The largest; cover art is no video. Of equals the first."""
-    streams = decodable_videos(container)
-    return max(streams, key=lambda stream: stream.width * stream.height, default=None)
-
-
-def decodable_videos(container: InputContainer) -> list[av.VideoStream]:
-    """Streams of pictures that can be decoded, without cover art."""
-    return [
-        stream
-        for stream in container.streams.video
-        if not stream.disposition & av.stream.Disposition.attached_pic and _decodable(stream)
-    ]
-
-
-def best_audio(container: InputContainer) -> av.AudioStream | None:
-    """The default one, then the highest rate, then the most channels. Of equals the first."""
-    streams = [stream for stream in container.streams.audio if _decodable(stream)]
-    return max(streams, key=_audio_rank, default=None)
-
-
-def _audio_rank(stream: av.AudioStream) -> tuple[bool, int, int]:
-    default = bool(stream.disposition & av.stream.Disposition.default)
-    return default, stream.rate or 0, stream.channels or 0
-
-
-def _decodable(stream: av.VideoStream | av.AudioStream) -> bool:
-    return getattr(stream, "codec_context", None) is not None and bool(stream.codec_context.codec)

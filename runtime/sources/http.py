@@ -96,6 +96,30 @@ class HttpLink:
 
     def open(self, accel: HWAccel | None, stopped: threading.Event) -> Connection:
         """Connect. Raises `Broken`."""
+        late = threading.Event()
+
+        def give_up() -> None:  # each byte of a dripping answer would begin the time-out anew
+            late.set()
+            self.shut()
+
+        timer = threading.Timer(self._open_s, give_up)
+        timer.name, timer.daemon = "omnidrop-open", True
+        timer.start()
+        try:
+            connection = self._followed(accel, stopped)
+        except Broken:
+            if late.is_set():
+                raise Broken(silent(self._open_s)) from None
+            raise
+        finally:
+            timer.cancel()
+            timer.join()
+        if late.is_set():  # in the last moment: its socket is shut
+            connection.container.close()
+            raise Broken(silent(self._open_s))
+        return connection
+
+    def _followed(self, accel: HWAccel | None, stopped: threading.Event) -> Connection:
         until_s = time.monotonic() + self._open_s
         address = self.address
         for _ in range(MOST_REDIRECTS + 1):
@@ -103,6 +127,8 @@ class HttpLink:
             if response.status not in (301, 302, 303, 307, 308):
                 return self._opened(address, response, accel, until_s)
             address = _redirected(address, response.headers.get("Location", ""))
+            if time.monotonic() > until_s:
+                raise Broken(silent(self._open_s))
         raise Broken(_leads("in a circle"))
 
     def shut(self) -> None:

@@ -43,7 +43,7 @@ class Counts:
     wrong: int = 0
     """Pictures handed on that are not what was sent."""
     wrong_noticed: int = 0
-    """Of these: FFmpeg complained since the last good keyframe."""
+    """Of these: FFmpeg complained (not about side information) in the same group of pictures."""
     wrong_flagged: int = 0
     noticed_unflagged: int = 0
     wrong_chunks: int = 0
@@ -146,7 +146,7 @@ class Worker:
                 continue
             with av.logging.Capture() as lines:
                 decoded = list(self._decoder.push(packet))
-            if any(level <= av.logging.ERROR for level, _, _ in lines):
+            if any(level <= av.logging.ERROR and "SEI" not in line for level, _, line in lines):
                 self._complained_at.append(begin_s + at_s)
             for picture in decoded:
                 self._came_s = begin_s + at_s

@@ -186,24 +186,30 @@ def generated(count: int) -> list[tuple[str, bytes]]:
     found: list[tuple[str, bytes]] = []
     each = -(-count // len(KINDS))
     for kind, strategy in KINDS.items():
-        drawn: list[bytes] = []
-
-        @settings(
-            max_examples=each,
-            database=None,
-            derandomize=True,
-            suppress_health_check=list(HealthCheck),
-        )
-        @given(strategy)
-        def collect(payload: bytes, into: list[bytes] = drawn) -> None:
-            into.append(payload)
-
-        collect()
+        drawn = _drawn(strategy, each)
         random.Random(1).shuffle(drawn)
         drawn = (drawn * (each // len(drawn) + 1))[:each]  # a short list of choices is repeated
         found += [(kind, payload) for payload in drawn]
     random.Random(2).shuffle(found)
     return found[:count]
+
+
+def _drawn(strategy: st.SearchStrategy[bytes], count: int) -> list[bytes]:
+    drawn: list[bytes] = []
+
+    @settings(
+        max_examples=count,
+        database=None,
+        derandomize=True,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(strategy)
+    def collect(payload: bytes) -> None:
+        drawn.append(payload)
+
+    collect()
+    return drawn
 
 
 def bad_messages(count: int = 10_000, of_ten_mb: int = 10) -> dict[str, Any]:
@@ -221,7 +227,8 @@ def bad_messages(count: int = 10_000, of_ten_mb: int = 10) -> dict[str, Any]:
         try:
             runtime.start()
             device.start()
-            device.client.subscribe("omnidrop/#", 0)
+            spoken = ("+/status", "events", "node/info", "+/answer/#", "+/enabled/state")
+            device.client.subscribe([(f"omnidrop/{topic}", 0) for topic in spoken])
             unanswered = _sent(device, messages)
             counters = _counters(device)
             alive = runtime.alive
@@ -238,7 +245,11 @@ def bad_messages(count: int = 10_000, of_ten_mb: int = 10) -> dict[str, Any]:
         for topic, payload, _ in device.extra
         if topic == device.reply_to and json.loads(payload)["type"] in ENDS
     )
-    dropped = {name: n for name, n in counters.items() if name.startswith("mqtt.dropped")}
+    dropped = {
+        name: n
+        for name, n in counters.items()
+        if name.startswith("mqtt.dropped") or name == "mqtt.duplicates"
+    }
     return {
         "messages": len(messages),
         "kinds": dict(Counter(kind for kind, _ in messages)),

@@ -92,7 +92,7 @@ class Runtime:
         process, self._process = self._process, None
         if process is not None:
             process.send_signal(number)
-            process.wait(15)
+            process.wait(60)
             assert process.stdout is not None
             process.stdout.close()
 
@@ -115,6 +115,7 @@ class Device:
         self.news = threading.Condition()
         self.on_delta = on_delta
         self._mids: dict[int, str] = {}
+        self._early: set[int] = set()
         client = paho.Client(CallbackAPIVersion.VERSION2, f"fault-{name}", protocol=paho.MQTTv5)
         client.username_pw_set(name, ACCOUNTS.get(name, "x"))
         client.reconnect_delay_set(1, 1)
@@ -147,23 +148,26 @@ class Device:
 
     def _on_publish(self, client: Any, data: Any, mid: int, *_: Any) -> None:
         with self.news:
-            if mid in self._mids:
-                self.confirmed.add(self._mids.pop(mid))
+            id_ = self._mids.pop(mid, None)
+            if id_ is None:
+                self._early.add(mid)  # confirmed before `send` knew its number
+            else:
+                self.confirmed.add(id_)
             self.news.notify_all()
 
     def _on_message(self, client: Any, data: Any, message: Any) -> None:
         now = time.monotonic()
         given = message.properties.json()
         correlation = given.get("CorrelationData")
-        told = json.loads(message.payload)
+        told = json.loads(message.payload) if message.topic == self.reply_to else {}
         id_ = told.get("id")
         with self.news:
-            if id_ is not None and message.topic != "omnidrop/stats":
+            if id_ is not None:
                 self.told[id_].append((now, told["type"], message.payload))
             back = None if correlation is None else bytes.fromhex(correlation)
             self.extra.append((message.topic, message.payload, back))
             self.news.notify_all()
-        if told["type"] == "delta" and self.on_delta is not None:
+        if told.get("type") == "delta" and self.on_delta is not None:
             self.on_delta(id_)
 
     def ask(self, id_: str, text: str = "What is there?", qos: int = 1, **values: Any) -> None:
@@ -176,10 +180,15 @@ class Device:
         properties.ResponseTopic = self.reply_to
         if correlation is not None:
             properties.CorrelationData = correlation
+        self.sent_at[id_] = time.monotonic()
+        # Without our lock: paho holds its own while it calls us.
+        info = self.client.publish("omnidrop/door/query", payload, qos, properties=properties)
         with self.news:
-            self.sent_at[id_] = time.monotonic()
-            info = self.client.publish("omnidrop/door/query", payload, qos, properties=properties)
-            self._mids[info.mid] = id_
+            if info.mid in self._early:
+                self._early.discard(info.mid)
+                self.confirmed.add(id_)
+            else:
+                self._mids[info.mid] = id_
 
     def until(self, there: Callable[[], bool], limit_s: float) -> bool:
         with self.news:

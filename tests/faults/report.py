@@ -114,9 +114,13 @@ def to_markdown(results: Sequence[Result]) -> str:
             f"{told.get('processor')} ({told.get('machine')}), {told.get('cores')} cores shared "
             f"with other work, load average at the start {told.get('load_average')}, "
             f"Python {told.get('python')}, {_listed(told.get('versions', {}))}; "
-            f"took {result.took_s:.0f} s"
+            f"took {result.took_s:.0f} s{_noted(told)}"
         )
     return "\n".join(lines) + "\n"
+
+
+def _noted(told: dict[str, Any]) -> str:
+    return f". {told['note']}" if "note" in told else ""
 
 
 def _listed(versions: dict[str, str]) -> str:

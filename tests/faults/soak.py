@@ -8,7 +8,7 @@ import math
 import random
 import time
 from array import array
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 from omnidrop_stream.config import make_config
 from omnidrop_stream.errors import OmniDropError
@@ -101,7 +101,7 @@ class Soak:
         self._seconds, self._tell = seconds, tell
         self._random = random.Random(seed)
         self._meter = Meter()
-        self._memory: list[tuple[float, float]] = []
+        self._memory: list[tuple[float, float, float]] = []  # s, MiB resident, MiB allocated
         self._faults: dict[str, int] = {}
         self._errors: dict[str, int] = {}
         self._answers = 0
@@ -207,7 +207,8 @@ class Soak:
         told_s = 0.0
         while not await _set_within(over, SAMPLE_EVERY_S):
             now_s = time.monotonic() - self._began_s
-            self._memory.append((now_s, measure.resident_mib()))
+            sizes = measure.resident_mib(), measure.allocated_mib()
+            self._memory.append((now_s, *sizes))
             if now_s - told_s >= 60:
                 told_s = now_s
                 await asyncio.to_thread(self._tell_partial, sessions)
@@ -232,33 +233,18 @@ class Soak:
 
     def _tell_partial(self, sessions: list[StreamSession]) -> None:
         states = " ".join(session.status().state for session in sessions)
-        now_s, mib = self._memory[-1]
+        now_s, mib, _ = self._memory[-1]
         text = f"{now_s / 60:.0f} min: {mib:.1f} MiB, {len(self._meter.at)} chunks, {states}"
         slope = self._slope_row()
         print(f"{text}; {slope.figure}; faults {self._faults}; errors {self._errors}", flush=True)  # noqa: T201
 
     @property
     def _warm_s(self) -> float:
-        """Caches full, every kind of fault seen once or twice, the allocator at rest."""
+        """Until the caches are full, and every kind of fault was seen."""
         return min(600.0, self._seconds / 6)
 
     def _slope_row(self) -> Row:
-        warm = [(at, mib) for at, mib in self._memory if at >= self._warm_s]
-        minutes: dict[int, list[float]] = {}
-        for at, mib in warm:
-            minutes.setdefault(int(at // 60), []).append(mib)
-        at_h = [minute / 60 for minute in minutes]
-        means = [sum(values) / len(values) for values in minutes.values()]
-        slope, bound = measure.slope_with_bound(at_h, means)
-        return Row(
-            "memory slope: least squares over means of a minute, after a warm-up of "
-            f"{self._warm_s / 60:.0f} min; one-sided 95 % bound, corrected for autocorrelation; "
-            "glibc told to give memory back at once (see tests/faults/__main__.py)",
-            f"{slope:.2f} MiB/h, upper bound {bound:.2f} MiB/h",
-            f"upper bound < {SLOPE_LIMIT_MIB_H:g} MiB/h",
-            bound < SLOPE_LIMIT_MIB_H,
-            {"slope_mib_h": slope, "upper_mib_h": bound, "minutes": means},
-        )
+        return slope_row(self._memory, self._seconds / 2)
 
     def _latency_row(self) -> Row:
         """Judged by processor time: what a shared machine's other work does to the wall time is
@@ -297,6 +283,41 @@ class Soak:
         )
         self._tell(self._slope_row())
         self._tell(self._latency_row())
+
+
+def slope_row(samples: Sequence[tuple[float, float, float]], from_s: float) -> Row:
+    """How memory goes from ``from_s`` on; samples: s, MiB resident, MiB in use by malloc.
+
+    Before that the allocator's heaps fill up, step by step and for good; what is left of it at the
+    end of a long run is what counts.
+    """
+    at_h, resident = _by_minute(samples, 1, from_s)
+    slope, bound = measure.slope_with_bound(at_h, resident)
+    own_slope, own_bound = measure.slope_with_bound(*_by_minute(samples, 2, from_s))
+    own = f" (in use by malloc: {own_slope:.2f}, upper bound {own_bound:.2f})"
+    sizes = [mib for _, mib, _ in samples] or [math.nan]
+    return Row(
+        f"memory slope over the second half, from minute {from_s / 60:.0f} on: least squares over "
+        "means of a minute; one-sided 95 % bound, corrected for autocorrelation",
+        f"{slope:.2f} MiB/h, upper bound {bound:.2f} MiB/h{'' if math.isnan(own_slope) else own}; "
+        f"resident at first {sizes[0]:.0f}, at half {resident[0] if resident else math.nan:.0f}, "
+        f"at the end {sizes[-1]:.0f} MiB",
+        f"upper bound < {SLOPE_LIMIT_MIB_H:g} MiB/h",
+        bound < SLOPE_LIMIT_MIB_H,
+        {"slope_mib_h": slope, "upper_mib_h": bound, "minutes": _by_minute(samples, 1, 0.0)[1]},
+    )
+
+
+def _by_minute(
+    samples: Sequence[tuple[float, float, float]], column: int, from_s: float
+) -> tuple[list[float], list[float]]:
+    """Hours, and means of a minute of a column."""
+    minutes: dict[int, list[float]] = {}
+    for sample in samples:
+        if sample[0] >= from_s:
+            minutes.setdefault(int(sample[0] // 60), []).append(sample[column])
+    means = [sum(values) / len(values) for values in minutes.values()]
+    return [minute / 60 for minute in minutes], means
 
 
 async def _set_within(event: asyncio.Event, seconds: float) -> bool:

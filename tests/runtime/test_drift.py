@@ -55,6 +55,13 @@ def test_a_tone_read_at_another_rate_is_clean_by_60_db(hertz: float, step: float
     assert 10 * np.log10(np.mean(wanted**2) / np.mean(error**2)) > 60
 
 
+def test_what_was_heard_before_makes_the_first_samples_clean() -> None:
+    pcm = tone(2000, 5500)
+    got = Interpolator(pcm[:999]).push(pcm[999:], 1.002)[:16]
+    wanted = np.sin(2 * np.pi * 5500 * (999 + 1.002 * np.arange(16)) / SAMPLE_RATE)
+    assert np.abs(got - wanted).max() < 0.001
+
+
 def test_at_its_own_rate_sound_passes_bit_for_bit() -> None:
     pcm = np.random.default_rng(0).standard_normal(5000).astype(np.float32)
     lens = Interpolator()
@@ -125,11 +132,11 @@ def test_pictures_that_begin_late_do_not_move_the_sound() -> None:
 # Both together
 
 
-@pytest.mark.parametrize("ppm", [200, -200])
+@pytest.mark.parametrize("ppm", [400, -400])
 def test_sound_stays_within_40_ms_of_the_pictures(ppm: float) -> None:
-    sync, _, skews = drifting(ppm, 900, run_s=0.2)
+    sync, _, skews = drifting(ppm, 300, run_s=0.2)
     assert max(map(abs, skews)) < 0.040
-    assert abs(ppm) * 1e-6 * 900 > 0.04  # left alone it would not have
+    assert abs(ppm) * 1e-6 * 300 > 0.04  # left alone it would not have
     assert abs(skews[-1]) < 0.010
     assert sync.steps == 0
 
@@ -145,7 +152,7 @@ def test_sound_of_a_true_clock_passes_bit_for_bit() -> None:
 
 
 def test_corrected_sound_has_no_holes() -> None:
-    _, out, _ = drifting(500, 300)
+    _, out, _ = drifting(500, 120)
     for a, b in pairwise(out):
         assert b.time_s == pytest.approx(a.time_s + len(a.pcm) / SAMPLE_RATE, abs=1e-9)
 

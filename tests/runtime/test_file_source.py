@@ -19,7 +19,14 @@ from omnidrop_stream.chunker import Chunker, ChunkerSettings
 from omnidrop_stream.errors import SourceDenied, SourceError, SourceNotFound, SourceUnreadable
 from omnidrop_stream.types import Chunk, Frame, Samples, StreamKind
 from runtime.chunks import chunks_of
-from runtime.sources import FileSource, SourceInfo, SourceStats
+from runtime.sources import (
+    FileSource,
+    Source,
+    SourceInfo,
+    SourceOptions,
+    SourceStats,
+    open_source,
+)
 from tests.streams import all_same
 
 Clip = Callable[..., Path]
@@ -226,6 +233,41 @@ def test_of_several_streams_the_largest_picture_is_read(clip: Clip, tmp_path: Pa
     both = remuxed(tmp_path / "three.mp4", small, large, small)
     _, info, _ = chunked(both)
     assert (info.width, info.height) == (160, 90)
+
+
+@pytest.fixture
+def three(clip: Clip, tmp_path: Path) -> Path:
+    sources = clip(2.0, size=(64, 36)), clip(3.0, audio=False), clip(2.0, video=False)
+    return remuxed(tmp_path / "three.mp4", *sources)
+
+
+def test_of_several_streams_the_ones_asked_for_are_read(three: Path) -> None:
+    assert sizes(open_source(str(three))) == {(90, 160, 3)}
+    options = SourceOptions(video_stream=0, audio_stream=1)
+    for name in (str(three), f"file:{three}"):
+        assert sizes(open_source(name, options=options)) == {(36, 64, 3)}
+    with pytest.raises(SourceNotFound), open_source(name, options=SourceOptions(audio_stream=7)):
+        pass
+
+
+def sizes(source: Source) -> set[tuple[int, ...]]:
+    with source:
+        return {item.image.shape for item in source if isinstance(item, Frame)}
+
+
+@pytest.mark.parametrize(
+    ("wanted", "told"),
+    [
+        ({"video_stream": 2}, ["three.mp4: it has no video stream 2", "0: h264 64x36", "1: h264"]),
+        ({"audio_stream": 7}, ["three.mp4: it has no audio stream 7", "0: aac 16000 Hz"]),
+    ],
+)
+def test_a_stream_that_a_file_has_not_is_answered_with_those_it_has(
+    three: Path, wanted: dict[str, int], told: list[str]
+) -> None:
+    with pytest.raises(SourceNotFound) as caught, FileSource(three, **wanted):
+        pass
+    assert all(part in str(caught.value) for part in told)
 
 
 # Real clips

@@ -315,6 +315,31 @@ def test_what_speaks_no_http_is_refused(answer: bytes) -> None:
         thread.join(5)
 
 
+@pytest.mark.parametrize("whole", [b"", b"HTTP/1.1 200 OK\r\nContent-Type: video/mp2t\r\n\r\n"])
+def test_an_answer_that_drips_in_is_given_up_after_the_time_out(whole: bytes) -> None:
+    hung_up = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def drip() -> None:
+            connection, _ = listener.accept()
+            with connection, contextlib.suppress(OSError):
+                connection.recv(4096)
+                connection.sendall(whole)
+                for byte in b"HTTP/1.1 200 OK\r\nX: " + bytes(100):
+                    connection.sendall(bytes([byte]))
+                    if hung_up.wait(0.05):
+                        return
+
+        thread = threading.Thread(target=drip)
+        thread.start()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/x"
+        error = refused(url, open_timeout_s=0.4)
+        assert thread.is_alive()  # it would have gone on
+        hung_up.set()
+        thread.join(5)
+    assert "no answer within 0.4 s" in str(error)
+
+
 # Encryption
 
 

@@ -92,6 +92,14 @@ def test_a_new_route_is_kept_until_the_end(file: JournalFile):
     assert file.get(number).request == b"new"
 
 
+def test_a_commit_is_on_disk_before_it_returns(file: JournalFile):
+    """SQLite's own promise, under these two settings."""
+    found = [
+        file._db.execute(f"pragma {name}").fetchone() for name in ("journal_mode", "synchronous")
+    ]
+    assert found == [("wal",), (2,)]
+
+
 STEP = st.one_of(
     st.tuples(st.just("accept"), st.integers(0, 5)),
     st.tuples(st.just("finish"), st.integers(0, 5)),

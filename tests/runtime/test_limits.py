@@ -25,6 +25,17 @@ def test_a_burst_passes_and_the_next_waits_for_the_rate():
     assert limits.take("a", queries=1) == 0.0
 
 
+def test_where_refused_attempts_count_who_does_not_wait_gets_nothing():
+    clock = Clock()
+    limits = Limits({"queries": Limit(5.0, 20, strict=True)}, clock)
+    let_through = 0
+    for _ in range(10_000):  # 1,000 a second for 10 s
+        let_through += limits.take("flood", queries=1) == 0.0
+        clock.now_s += 0.001
+    assert let_through == 20
+    assert limits.wait_s("flood", queries=1) <= 21 / 5.0 + 1e-9
+
+
 def test_clients_do_not_share_a_bucket():
     limits = Limits({"queries": Limit(1.0, 1)}, Clock())
     assert limits.take("a", queries=1) == 0.0

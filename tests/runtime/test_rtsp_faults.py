@@ -22,6 +22,7 @@ from omnidrop_stream.errors import (
     SourceUnreadable,
 )
 from omnidrop_stream.types import Frame, Samples
+from runtime.backoff import Outage
 from runtime.sources import Interruption, RtspSource
 from runtime.sources.rtsp import PROTOCOLS, RtspLink
 from tests.runtime.servers import RtspServer, Watch
@@ -65,8 +66,9 @@ def test_after_a_kill_and_a_restart_the_stream_goes_on(rtsp_server: StartServer)
         server.kill()
         watch.until(lambda: watch.source.state.name == "offline")
         server.start()
-        watch.until(lambda: watch.source.state.name == "live")
+        watch.until(lambda: watch.count(Interruption) == 1)
         watch.until(lambda: sum(isinstance(i, Samples) for i in watch.after_interruption()) > 3)
+        assert watch.source.state.name == "live"
     assert watch.source.reconnects == 1
     interruption, first, *_ = watch.after_interruption()
     assert isinstance(interruption, Interruption)
@@ -261,6 +263,24 @@ def test_ffmpeg_may_open_no_file_whatever_the_other_end_says() -> None:
 def test_a_setting_out_of_range_is_refused(settings: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match=next(iter(settings))):
         RtspSource("rtsp://127.0.0.1/x", **settings)
+
+
+def test_the_time_for_which_an_attempt_hung_is_not_waited_again(
+    silent_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[float] = []
+
+    class Told(Outage):
+        def failed(self, now_s: float, *, hopeless: bool = False, tried_s: float = 0.0) -> float:
+            told.append(tried_s)
+            return super().failed(now_s, hopeless=hopeless, tried_s=tried_s)
+
+    monkeypatch.setattr("runtime.sources.stream.Outage", Told)
+    url = f"rtsp://127.0.0.1:{silent_port}/x"
+    with Watch(RtspSource(url, open_timeout_s=0.3, wait_for_first=True)) as watch:
+        watch.until(lambda: len(told) > 0)
+        watch.source.stop()
+    assert told[0] > 0.25
 
 
 # Stopping; the time-outs are far longer than the limit

@@ -71,6 +71,29 @@ def test_delays_of_an_outage_grow_to_half_a_minute() -> None:
     assert delays[-1] == 30
 
 
+def test_an_attempt_that_nothing_answered_was_waiting_too() -> None:
+    patient, prompt = Outage(draw=lambda: 0.9), Outage(draw=lambda: 0.9)
+    for outage in (patient, prompt):
+        for at_s in (0.0, 10.0, 20.0, 30.0):
+            outage.failed(at_s)
+    assert prompt.failed(60.0) == pytest.approx(4.75)
+    assert patient.failed(60.0, tried_s=3.0) == pytest.approx(1.75)
+
+
+@given(st.floats(0, 300), st.floats(0, 300), st.floats(0, 1, exclude_max=True))
+def test_a_long_attempt_neither_hastens_nor_lengthens_the_next_too_much(
+    outage_s: float, tried_s: float, draw: float
+) -> None:
+    plain, tried = Outage(draw=lambda: draw), Outage(draw=lambda: draw)
+    delays = [(plain.failed(at), tried.failed(at, tried_s=tried_s)) for at in (0.0, outage_s)]
+    assert all(0.25 <= after <= full for full, after in delays)
+
+
+def test_clients_whose_attempts_timed_out_together_do_not_come_back_at_once() -> None:
+    delays = {Outage().failed(0.0, tried_s=5.0) for _ in range(50)}
+    assert len(delays) > 40
+
+
 def test_many_clients_do_not_come_back_at_once() -> None:
     delays = {Outage().failed(0.0) for _ in range(50)}
     assert len(delays) > 40

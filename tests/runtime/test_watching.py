@@ -146,6 +146,31 @@ async def test_judgements_run_on_the_model_thread_alone(model):
         assert threading.get_ident() not in idents
 
 
+async def test_a_judgement_that_breaks_ends_the_watches_and_not_the_session(model):
+    async with asyncio.timeout(WAIT_S), opened(model) as session:
+        await session.drained()
+        await session.watching.add(NEVER)
+        stream = session._stream
+
+        class Broken:
+            def judge_steps(self, *_):
+                raise RuntimeError("out of memory")
+                yield
+
+        told = asyncio.create_task(first(session, WatchState))
+        await asyncio.sleep(0)
+        session.watching.attach(Broken())
+        session.watching.committed()
+        state = await told
+        assert state.stage is WatchStage.REFUSED
+        assert "RuntimeError: out of memory" in state.reason
+        assert session.stats.counter("watch.failed") == 1
+        assert session.failure is None
+        session.watching.attach(stream)
+        assert session.watching.remove("w1")
+        await session.watching.add(NEVER)
+
+
 async def test_chunks_that_come_during_a_judgement_are_judged_with_the_newest(model):
     async with asyncio.timeout(WAIT_S), opened(model) as session:
         await session.drained()
@@ -235,6 +260,20 @@ async def test_a_model_without_yes_is_refused():
         with pytest.raises(ModelMismatch, match="no single token for 'yes'"):
             await session.watching.add(NEVER)
         assert session.watching.states() == ()
+
+
+async def test_without_room_beside_the_answers_a_watch_waits(model):
+    stream = {"frame_tokens": 24, "fork_bytes": 10}
+    config = settings(**{**FAST, "stream": stream})
+    source = "demo:?seconds=4"
+    async with (
+        asyncio.timeout(WAIT_S),
+        StreamSession(source, config, realtime=False, load=lambda: model) as session,
+    ):
+        await session.drained()
+        state = await session.watching.add(NEVER)
+        assert state.stage is WatchStage.WAITING
+        assert session.stats.counter("watch.skipped.busy") == 1
 
 
 async def test_an_id_that_is_taken_is_refused(model):

@@ -23,12 +23,12 @@ from clients.mqtt.topics import Command, Topics
 from omnidrop_stream.config import DecodeConfig
 from runtime.stats import Stats
 
-TOPICS = Topics("home/eye", ("devices/+/",))
+TOPICS = Topics("site/eye", ("devices/+/",))
 SHAPE = Shape(2000, 8, DecodeConfig(question_chars=200))
 
 
 def came(payload: bytes, **values: Any) -> Incoming:
-    return Incoming("home/eye/door/query", payload, 1, False, lambda: None, **values)
+    return Incoming("site/eye/door/query", payload, 1, False, lambda: None, **values)
 
 
 # -- topics
@@ -37,16 +37,16 @@ def came(payload: bytes, **values: Any) -> Incoming:
 @pytest.mark.parametrize(
     ("topic", "command"),
     [
-        ("home/eye/door/query", Command("door", "query")),
-        ("home/eye/door/query/lamp", Command("door", "query", "lamp")),
-        ("home/eye/all/cancel", Command("all", "cancel")),
-        ("home/eye/door/watch/bell/set", Command("door", "watch", "bell")),
-        ("home/eye/door/enabled/set", Command("door", "enabled")),
-        ("home/eye/door/enabled/state", None),
-        ("home/eye/door/answer/q1", None),
-        ("home/eyes/door/query", None),
+        ("site/eye/door/query", Command("door", "query")),
+        ("site/eye/door/query/lamp", Command("door", "query", "lamp")),
+        ("site/eye/all/cancel", Command("all", "cancel")),
+        ("site/eye/door/watch/bell/set", Command("door", "watch", "bell")),
+        ("site/eye/door/enabled/set", Command("door", "enabled")),
+        ("site/eye/door/enabled/state", None),
+        ("site/eye/door/answer/q1", None),
+        ("site/eyes/door/query", None),
         ("door/query", None),
-        ("home/eye/door/query/", None),
+        ("site/eye/door/query/", None),
     ],
 )
 def test_a_topic_is_understood_or_it_is_not(topic: str, command: Command | None):
@@ -56,16 +56,16 @@ def test_a_topic_is_understood_or_it_is_not(topic: str, command: Command | None)
 @pytest.mark.parametrize(
     ("topic", "owner"),
     [
-        ("home/eye/door/answer/q1", ""),
-        ("home/eye/node/reply/lamp/x", "lamp"),
+        ("site/eye/door/answer/q1", ""),
+        ("site/eye/node/reply/lamp/x", "lamp"),
         ("devices/lamp/x/y", "lamp"),
         ("devices/lamp", None),
         ("devices/lamp/", None),
         ("devices//x", None),
         ("devices/+/x", None),
-        ("home/eye/door/query", None),
-        ("home/eye/node/status", None),
-        ("home/eye/door/answer", None),
+        ("site/eye/door/query", None),
+        ("site/eye/node/status", None),
+        ("site/eye/door/answer", None),
         ("other/x", None),
         ("", None),
         ("devices/lamp/" + "x" * 600, None),
@@ -78,10 +78,10 @@ def test_a_reply_topic_names_its_client_or_is_not_allowed(topic: str, owner: str
 
 
 def test_no_setting_lets_an_answer_become_a_command():
-    wide = Topics("home/eye", ("home/",))
-    assert wide.replier("home/eye/door/query") is None
-    assert wide.replier("home/eye/door/answer/q1") == ""
-    assert wide.replier("home/tv/x") == ""
+    wide = Topics("site/eye", ("site/",))
+    assert wide.replier("site/eye/door/query") is None
+    assert wide.replier("site/eye/door/answer/q1") == ""
+    assert wide.replier("site/tv/x") == ""
 
 
 @given(topic=st.text(max_size=60))
@@ -153,7 +153,7 @@ def test_the_shorter_of_all_deadlines_counts():
 @pytest.mark.parametrize(
     ("topic_client", "reply_to", "values", "owner", "key"),
     [
-        ("", "", {}, "", "//eye/door/answer/q"),
+        ("", "", {}, "", "//site/eye/door/answer/q"),
         ("", "devices/lamp/1", {}, "lamp", "lamp/"),
         ("", "devices/lamp/1", {"client": "app"}, "lamp", "lamp/app"),
         ("", "", {"client": "app"}, "app", "app/app"),

@@ -219,3 +219,19 @@ async def test_a_drain_lets_an_answer_end_and_says_draining_then_offline(
         assert device.told("q2") == []
         async with serving(FakeNode("door"), config, tmp_path / "j.db"):
             await device.ended("q2")  # the broker kept it
+
+
+async def test_a_node_ends_when_it_is_cancelled_while_the_broker_does_not_answer(
+    own_broker: Broker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("clients.mqtt.adapter.ANSWER_S", 0.3)
+    async with Journal(tmp_path / "j.db") as journal:
+        service = MqttService(mqtt_config(own_broker), FakeNode("door"), journal)
+        running = asyncio.create_task(service.run())
+        await until(service.online.is_set)
+        own_broker.freeze()
+        running.cancel()
+        async with asyncio.timeout(10):
+            await asyncio.gather(running, return_exceptions=True)
+        own_broker.thaw()
+    assert running.cancelled()

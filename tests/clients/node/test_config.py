@@ -212,6 +212,15 @@ def test_a_reload_touches_only_what_changed(write):
     assert str(changes(old, old)) == "nothing changed"
 
 
+def test_other_standing_questions_leave_the_camera_as_it_is(write):
+    camera = {"source": "demo:", "watches": {"bell": "a bell rings"}}
+    old = load_node_config(write({"cameras": {"a": camera, "b": camera}}))
+    other = {**camera, "watches": {"bell": "sound: a bell rings"}}
+    new = load_node_config(write({"cameras": {"a": other, "b": {**other, "muted": True}}}))
+    assert new.cameras["a"].watches["bell"].sound_only
+    assert (changes(old, new).changed, changes(old, new).watches) == (("b",), ("a",))
+
+
 def test_settings_of_all_cameras_change_those_that_use_them(write):
     cameras = {"a": "demo:", "own": {"source": "demo:", "retention": 0.5}}
     old = load_node_config(write({"cameras": cameras}))

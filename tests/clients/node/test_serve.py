@@ -16,6 +16,7 @@ import yaml
 
 from tests.clients.mqtt.broker import Broker
 from tests.clients.mqtt.device import Device
+from tests.clients.mqtt.test_presence import Home
 
 LONG_S = 60
 
@@ -117,6 +118,45 @@ async def test_a_node_comes_up_answers_reloads_and_drains(broker: Broker, start,
     assert await node.ended() == 0
     assert "Traceback" not in "".join(node.lines)
     assert "node-secret" not in "".join(node.lines)
+
+
+async def test_standing_questions_follow_the_file_and_those_of_mqtt_outlive_the_process(
+    broker: Broker, start, tmp_path
+):
+    mqtt = {"host": "127.0.0.1", "port": broker.port, "user": "omnidrop", "prefix": "omnidrop"}
+    (tmp_path / "pw").write_text("node-secret\n")
+    mqtt["password_file"] = str(tmp_path / "pw")
+
+    def cameras(**watches):
+        return {"one": {"source": "demo:", "watches": watches}}
+
+    async with Home(broker) as home:
+        await home.listen("omnidrop/one/watch/#")
+
+        async def watched(**texts):
+            def shown():
+                told = {name: home.last(f"one/watch/{name}/state") for name in texts}
+                return {
+                    name: json.loads(state)["text"] if state else None
+                    for name, state in told.items()
+                }
+
+            await home.until(lambda: shown() == texts, LONG_S)
+
+        node = await start({"cameras": cameras(bell="a bell rings", gate="it opens"), "mqtt": mqtt})
+        await watched(bell="a bell rings", gate="it opens")
+        await home.send("omnidrop/one/watch/cat/set", "a cat comes")
+        await home.send("omnidrop/one/watch/gate/set", "it closes")
+        await watched(bell="a bell rings", gate="it closes", cat="a cat comes")
+        _write(tmp_path, {"cameras": cameras(dog="a dog barks", gate="it falls off")})
+        node.process.send_signal(signal.SIGHUP)
+        assert "other standing questions for one" in await node.said("read again")
+        await watched(bell=None, dog="a dog barks", gate="it closes", cat="a cat comes")
+        node.process.kill()
+        await node.ended()
+        home.came.clear()
+        await start(yaml.safe_load((tmp_path / "node.yaml").read_text()))
+        await watched(bell=None, dog="a dog barks", gate="it closes", cat="a cat comes")
 
 
 async def test_without_a_broker_it_serves_and_says_that_it_waits(start):

@@ -1,0 +1,192 @@
+"""Damaged packets through the decoder of a live stream: flagged, left out, and over soon."""
+
+from __future__ import annotations
+
+import io
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+import av
+import av.logging
+import numpy as np
+import pytest
+
+from runtime.sources.base import SourceStats
+from runtime.sources.decode import PictureDecoder, ToRgb
+from tests.faults import mutations
+from tests.faults.clips import FPS, GOP, SIZE, picture, pictures
+
+PICTURES = 2 * GOP
+VPS, SPS = 32, 7
+Damage = Callable[[list[bytes]], Sequence[bytes]]
+
+
+@pytest.fixture(autouse=True)
+def complaints() -> Iterator[None]:
+    av.logging.set_level(av.logging.ERROR)
+    av.logging.set_skip_repeated(False)
+    yield
+    av.logging.set_skip_repeated(True)
+    av.logging.set_level(None)
+
+
+@dataclass(frozen=True, slots=True)
+class Came:
+    """One picture: its number, that of the packet it came with, whether it is as it was sent,
+    whether it is flagged, and whether FFmpeg had complained in its group.
+    """
+
+    number: int
+    pushed: int
+    right: bool
+    corrupt: bool
+    noticed: bool
+
+
+def through(codec: str, damage: Damage, rounds: int = 1) -> tuple[list[Came], SourceStats]:
+    """A clean clip, and then the damaged one so many times, through one decoder."""
+    container = pictures(codec, PICTURES)
+    stream = container.streams.video[0]
+    stream.codec_context.thread_count = 1
+    packets = [packet for packet in container.demux(stream) if packet.size]
+    damaged = damage([bytes(packet) for packet in packets])
+    step, zero = round(1 / FPS / packets[0].time_base), packets[0].pts
+    stats, to_rgb = SourceStats(), ToRgb()
+    decoder = PictureDecoder(stream, stats, live=True)
+    came: list[Came] = []
+    sent: list[np.ndarray] = []
+    complained: set[int] = set()
+    for number in range(PICTURES * (rounds + 1)):
+        original = packets[number % PICTURES]
+        data = bytes(original) if number < PICTURES else damaged[number % PICTURES]
+        if not data:
+            continue  # lost on its way
+        packet = av.Packet(data)
+        packet.stream, packet.time_base = stream, original.time_base
+        packet.pts = packet.dts = zero + number * step
+        packet.is_keyframe = original.is_keyframe
+        with av.logging.Capture() as lines:
+            found = list(decoder.push(packet))
+        complained |= {number} if lines else set()
+        for one in found:
+            at = round((one.frame.pts - zero) / step)
+            image = to_rgb(one)
+            if at < PICTURES:
+                sent.append(image)
+            like = sent[at % PICTURES]
+            right = image.shape == like.shape and np.abs(image.astype(np.int16) - like).mean() < 4
+            noticed = any(begin <= at for begin in complained if begin // GOP == at // GOP)
+            came.append(Came(at, number, bool(right), one.corrupt, noticed))
+    return came, stats
+
+
+def with_every(kind: int, codec: str, spoil: Callable[[bytes], bytes], packet: bytes) -> bytes:
+    parts = mutations.units(packet)
+    return b"".join(
+        spoil(unit) if mutations.unit_type(unit, codec) == kind else unit for unit in parts
+    )
+
+
+def flipped(unit: bytes, bit: int) -> bytes:
+    out = bytearray(unit)
+    out[bit // 8] ^= 1 << bit % 8
+    return bytes(out)
+
+
+def first_sps(spoil: Callable[[bytes], bytes]) -> Damage:
+    return lambda sent: [with_every(SPS, "h264", spoil, sent[0]), *sent[1:]]
+
+
+# HEVC: its decoder marks nothing
+
+
+@pytest.mark.parametrize(("codec", "seeds"), [("h264", range(40)), ("hevc", [21])])
+def test_a_picture_that_ffmpeg_complained_about_is_not_shown_as_good(
+    codec: str, seeds: Sequence[int]
+) -> None:
+    noticed = 0
+    for seed in seeds:
+        draw = random.Random(seed)
+        came, stats = through(
+            codec, lambda sent, draw=draw: mutations.flip_bits(sent[:GOP], draw) + sent[GOP:]
+        )
+        noticed += stats.decode_errors + sum(one.noticed for one in came)
+        assert not [one for one in came if one.noticed and not (one.right or one.corrupt)], seed
+    assert noticed > 0
+
+
+def test_what_rests_on_a_lost_hevc_packet_is_left_out_and_counted() -> None:
+    came, stats = through("hevc", lambda sent: [sent[0], b"", *sent[2:]])
+    assert all(one.right for one in came)
+    assert stats.decode_errors > 0
+    assert {one.number for one in came} >= {*range(PICTURES), *range(PICTURES + GOP, 2 * PICTURES)}
+
+
+def complaining(packet: bytes) -> bytes:
+    """With a parameter set more that is no such thing, as some cameras send."""
+    return b"\0\0\0\1" + bytes([VPS << 1, 1]) + b"\xff" * 9 + packet
+
+
+def test_of_a_camera_that_ffmpeg_always_complains_about_every_picture_is_shown() -> None:
+    container = pictures("hevc", PICTURES)
+    stream = container.streams.video[0]
+    stats, came = SourceStats(), []
+    decoder = PictureDecoder(stream, stats, live=True)
+    for packet in [packet for packet in container.demux(stream) if packet.size]:
+        odd = av.Packet(complaining(bytes(packet)))
+        odd.stream, odd.time_base = stream, packet.time_base
+        odd.pts, odd.dts, odd.is_keyframe = packet.pts, packet.dts, packet.is_keyframe
+        came += decoder.push(odd)
+    assert len(came) == PICTURES
+    assert not any(one.corrupt for one in came)
+
+
+def test_where_ffmpeg_begins_to_complain_about_everything_pictures_come_again() -> None:
+    came, _ = through("hevc", lambda sent: [complaining(data) for data in sent], rounds=3)
+    numbers = [one.number for one in came]
+    assert numbers == [*range(PICTURES), *range(PICTURES + 3 * GOP, 4 * PICTURES)]
+
+
+# H.264: a damaged header may tell the decoder to hold back many pictures
+
+
+def test_after_a_damaged_header_no_picture_is_held_back_for_good() -> None:
+    came, _ = through("h264", first_sps(lambda unit: flipped(unit, 100)))
+    late = [one for one in came if one.number >= PICTURES + GOP]
+    assert [one.number for one in late] == [*range(PICTURES + GOP, 2 * PICTURES)]
+    assert all(one.pushed == one.number for one in late)
+
+
+def test_what_a_damaged_header_held_back_is_flagged_and_nothing_after_it() -> None:
+    came, _ = through("h264", first_sps(lambda unit: flipped(unit, 100)))
+    flagged = [one.number for one in came if one.corrupt]
+    assert flagged
+    assert all(PICTURES <= number < PICTURES + GOP for number in flagged)
+
+
+def test_a_keyframe_from_before_the_damage_does_not_end_the_doubt() -> None:
+    stream, packets = all_keyframes(12)
+    stream.codec_context.thread_count = 2  # holds a picture back, as reordering does
+    stream.codec_context.thread_type = "FRAME"
+    packets[3].is_corrupt = True
+    decoder = PictureDecoder(stream, SourceStats(), live=True)
+    came = [one for packet in packets for one in decoder.push(packet)]
+    assert [number for number, one in enumerate(came) if one.corrupt][-1] == 3
+    assert len(came) > 8
+
+
+def all_keyframes(count: int) -> tuple[av.VideoStream, list[av.Packet]]:
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="mpegts") as container:
+        stream = container.add_stream("libx264", rate=FPS)
+        stream.width, stream.height, stream.pix_fmt, stream.gop_size = *SIZE, "yuv420p", 1
+        stream.options = {"preset": "ultrafast", "tune": "zerolatency", "threads": "1"}
+        for number in range(count):
+            frame = av.VideoFrame.from_ndarray(picture(number), format="rgb24")
+            frame.pts, frame.time_base = number, Fraction(1, FPS)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    read = av.open(io.BytesIO(buffer.getvalue())).streams.video[0]
+    return read, [packet for packet in read.container.demux(read) if packet.size]
