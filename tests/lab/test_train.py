@@ -31,7 +31,10 @@ def miniature(work: Path, steps: int) -> dict[str, Any]:
         "stages": [
             {"name": "bind", "input": "symbols", "settings": few | {"steps": 2}},
             {"name": "real", "input": "features", "grow": ["0", "0z", "1"],
-             "settings": few | {"steps": steps, "neighbours": 0.3}},
+             "settings": few | {
+                 "steps": steps, "neighbours": 0.3, "evidence": 0.1, "evidence_layers": [2],
+                 "rolled": 0.5, "first_chunks": 4, "most_chunks": 4,
+             }},
         ],
         "shipped_depth": ["0", "n", "1", "2"],
         "look": {"steps": 2, "tokens": 300, "questions": 2, "most_chunks": 3},

@@ -7,14 +7,16 @@ import numpy as np
 import pytest
 import torch
 
-from omnidrop_stream.lab.train.batches import QuestionWriter, draw_streams, slots
+from omnidrop_stream.lab.train.batches import QuestionWriter, Streams, draw_streams, slots
 from omnidrop_stream.lab.train.corpus import text_corpus
 from omnidrop_stream.lab.train.features import patches, stream_mel
 from omnidrop_stream.lab.train.grow import grow
-from omnidrop_stream.lab.train.language import LanguageTask
+from omnidrop_stream.lab.train.language import Block, LanguageTask, one_length
 from omnidrop_stream.lab.train.library import FeatureSource, build_library, merge_keep
-from omnidrop_stream.lab.train.neighbours import previous_index
+from omnidrop_stream.lab.train.neighbours import Neighbours, earlier_alike, previous_index
+from omnidrop_stream.lab.train.packed import evidence_loss
 from omnidrop_stream.lab.train.recipe import ModelShape, load_recipe, thinker_of
+from omnidrop_stream.lab.train.symbols import Symbols, SymbolSource
 from omnidrop_stream.lab.train.towers import audio_hidden, vision_hidden
 from omnidrop_stream.method import merge_clip
 from omnidrop_stream.model.build import build_tokenizer
@@ -115,6 +117,84 @@ def test_old_layers_must_stay_in_order(thinker: Any) -> None:
 def test_each_item_knows_what_came_before_it() -> None:
     present = torch.tensor([[False, True, False, True, True]])
     assert previous_index(present).tolist() == [[-1, -1, 1, 1, 3]]
+
+
+def test_a_thing_knows_how_many_before_it_had_its_colour() -> None:
+    colour = torch.tensor([[2, 1, 2, 2, 2, 2]])
+    assert earlier_alike(colour).tolist() == [[0, 0, 1, 2, 3, 3]]
+
+
+def test_the_side_tasks_ask_each_token_of_an_item_about_its_surroundings() -> None:
+    # Two chunks of one video and one audio token: a thing and a word, then a thing and silence.
+    streams = Streams(torch.tensor([[3, 5]]), torch.tensor([[1, 2]]), torch.tensor([[7, 21]]))
+    tokens = torch.zeros(1, 4, 2, 2, dtype=torch.bool)
+    tokens[0, 0, 0, 0] = tokens[0, 1, 0, 1] = tokens[0, 2, 1, 0] = True
+    parts = Neighbours(8).parts(torch.randn(1, 4, 8), streams, tokens)
+    labels = {name: part[1].tolist() for name, part in parts.items()}
+    assert labels == {
+        "colour_before": [8, 3],
+        "kind_before": [10, 1],
+        "count": [0, 0],
+        "word_before": [21],
+        "colour_shown": [3],
+        "kind_shown": [1],
+    }
+
+
+def test_symbols_mark_the_tokens_that_show_an_item() -> None:
+    embed = torch.nn.Embedding(60, 8)
+    names = (list(range(8)), list(range(8, 18)), list(range(18, 39)))
+    symbols = Symbols(8, names, torch.Generator().manual_seed(0))
+    source = SymbolSource(symbols, embed, 0.5, 0.5, 3, 2, seed=0)
+    block = source.draw(np.random.default_rng(0), 4, 6)
+    video_base = (block.embeds == symbols.video_base).all(-1)
+    audio_base = (block.embeds == symbols.audio_base).all(-1)
+    assert torch.equal(block.tokens.any((2, 3)), ~(video_base | audio_base))
+    shown = torch.stack([block.streams.colour < 8, block.streams.sound < 21], -1)
+    assert torch.equal(block.tokens.any(1), shown)
+
+
+def test_the_evidence_loss_is_least_where_all_attention_is_on_the_evidence() -> None:
+    tokens = torch.zeros(1, 2, 2, 2, dtype=torch.bool)
+    tokens[0, 0, 0, 0] = tokens[0, 1, 1, 0] = True
+    asked = torch.zeros(1, 1, 2, 2, dtype=torch.bool)
+    asked[0, 0, 1, 0] = True
+    on, off = torch.tensor([[[0.0, 1.0]]]), torch.tensor([[[0.5, 0.5]]])
+    assert evidence_loss(on, tokens, asked).item() == 0.0
+    assert evidence_loss(off, tokens, asked).item() == pytest.approx(0.6931, abs=1e-3)
+    assert evidence_loss(on, tokens, torch.zeros_like(asked)).item() == 0.0
+
+
+def test_a_batch_asks_short_questions_or_long_ones() -> None:
+    kinds = ("short_heard_when", "heard_when")
+    assert one_length(kinds, [0.5, 0.7], True) == [0.5, 0.0]
+    assert one_length(kinds, [0.5, 0.7], False) == [0.0, 0.7]
+    assert one_length(kinds[1:], [0.7], True) == [0.7]
+
+
+@torch.no_grad()
+def test_chunks_that_left_reach_a_question_only_through_the_first_layer(
+    thinker: Any, tokenizer: Any
+) -> None:
+    writer, rng = QuestionWriter(tokenizer), np.random.default_rng(0)
+    symbols = Symbols(SMALL.width, writer.name_ids(), torch.Generator().manual_seed(0))
+    embed = thinker.model.language_model.embed_tokens
+    source = SymbolSource(symbols, embed, 0.0, 0.0, 2, 2, seed=0)
+    task, block = LanguageTask(thinker, writer, source), source.draw(rng, 1, 4)
+    asked = writer.write(block.streams.since(2), ALL_KINDS, [1.0] * len(ALL_KINDS), 3, rng)
+    hidden, drop = task.leave(block, 2)
+    other = Block(block.streams, block.embeds.clone(), block.cells, block.places, block.tokens)
+    other.embeds[:, :4] += 1.0  # one of the chunks that leave
+    slot = slots(rng, 1, 4, 0.0, 0)
+    never = (-1, drop[1])  # as if they had left before the first layer
+    ours, theirs = (
+        task.forward_tapped(b, asked, slot, hidden, drop=never)[0] for b in (block, other)
+    )
+    assert torch.allclose(ours, theirs, atol=1e-6)
+    ours, theirs = (
+        task.forward_tapped(b, asked, slot, hidden, drop=drop)[0] for b in (block, other)
+    )
+    assert not torch.allclose(ours, theirs, atol=1e-6)
 
 
 def test_every_answer_and_every_word_of_the_world_is_one_token(tokenizer: Any) -> None:

@@ -48,6 +48,10 @@ class Streams:
     kind: Tensor
     sound: Tensor
 
+    def since(self, first: int) -> Streams:
+        """The same streams without their first chunks."""
+        return Streams(self.colour[:, first:], self.kind[:, first:], self.sound[:, first:])
+
     def truths(self, row: int) -> list[ChunkTruth]:
         """One stream as the questions want it (spans are nominal)."""
         out = []
@@ -213,13 +217,13 @@ class QuestionWriter:
 
 
 def slots(rng: np.random.Generator, batch: int, chunks: int, gap_share: float, most: int) -> Tensor:
-    """The position slot of each chunk [B, m]: consecutive, or with random gaps up to `most` slots
-    in all.
+    """The position slot of each chunk [B, m]: consecutive, or with random gaps: up to half as many
+    slots again and two, `most` in all.
     """
     out = np.tile(np.arange(chunks), (batch, 1))
     for row in range(batch):
         if rng.random() < gap_share and most > chunks:
-            room = int(rng.integers(chunks, most + 1))
+            room = int(rng.integers(chunks, min(most, chunks + chunks // 2 + 2) + 1))
             out[row] = np.sort(rng.permutation(room)[:chunks])
     return torch.from_numpy(out)
 

@@ -16,6 +16,7 @@ from torch import nn
 
 from omnidrop_stream.lab.train.batches import (
     IGNORE,
+    SHORT_KINDS,
     Asked,
     QuestionWriter,
     Streams,
@@ -23,7 +24,12 @@ from omnidrop_stream.lab.train.batches import (
     slots,
 )
 from omnidrop_stream.lab.train.neighbours import Neighbours
-from omnidrop_stream.lab.train.packed import Watch, packed_forward, watched_scores
+from omnidrop_stream.lab.train.packed import (
+    Watch,
+    evidence_loss,
+    packed_forward,
+    watched_scores,
+)
 from omnidrop_stream.lab.train.state import StageFiles, learning_rate
 from omnidrop_stream.world.questions import ALL_KINDS
 
@@ -35,15 +41,13 @@ class Block:
     """A batch of streams as the language model gets them.
 
     embeds [B, N, d]; cells, places: for each chunk place the kept video cells [B, nv] and audio
-    tokens [B, na]; items [B, m, 2]: the row of each chunk's thing and of its sound;
-    tokens bool [B, N, m, 2]: all the rows that show it.
+    tokens [B, na]; tokens bool [B, N, m, 2]: the rows that show each chunk's thing, and its sound.
     """
 
     streams: Streams
     embeds: Tensor
     cells: list[Tensor]
     places: list[Tensor]
-    items: Tensor
     tokens: Tensor
 
 
@@ -63,18 +67,23 @@ class Source(Protocol):
 class LanguageSettings(BaseModel):
     """One stage of the language model.
 
-    kinds: question kinds, all where empty. tokens: size of a batch. first_chunks..most_chunks:
+    kinds: question kinds; `short_share` of the batches ask the short ones among them, the others
+    the rest. tokens: size of a batch. first_chunks..most_chunks:
     stream length, grown whenever `grow_at` of the answers are right; `long_share` of the batches
-    are longer already, with all kinds alike. hide: how often questions may
+    are longer already. hide: how often questions may
     not see video (first, last value). blank, repeat: highest share of empty chunks, share of
     streams with recurring items. gaps: share of streams whose slots have gaps, up to `most_slots`.
     The stage ends after `steps`, or when `stop_at` are right at full length; `pause_at` ends a
     slice of it (0: none), to be resumed by the same recipe without it.
+    neighbours: weight of the side tasks, read after layer `neighbour_layer`. evidence: weight of
+    the loss that draws the attention of `evidence_layers` to the evidence. rolled: share of the
+    batches whose first chunks have left when the question comes. noise: added to symbols.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     kinds: tuple[str, ...] = ALL_KINDS
+    short_share: float = 0.3
     steps: int
     lr: float = 3e-3
     tokens: int = 3000
@@ -99,6 +108,10 @@ class LanguageSettings(BaseModel):
     pause_at: int = 0
     neighbours: float = 0.0
     neighbour_layer: int = 2
+    evidence: float = 0.0
+    evidence_layers: tuple[int, ...] = ()
+    rolled: float = 0.0
+    noise: float = 0.0
     weight_decay: float = 0.02
 
 
@@ -126,41 +139,73 @@ def positions_of(
     return torch.cat([head, *parts, tail], 2), end
 
 
-def video_columns(writer: QuestionWriter, block: Block) -> Tensor:
-    """Columns of the prefix that are video."""
+def columns_of(writer: QuestionWriter, block: Block) -> list[tuple[Tensor, Tensor]]:
+    """Columns of the prefix that are each chunk's video, and its sound."""
     at, out = len(writer.before), []
     for cells, audio in zip(block.cells, block.places, strict=True):
-        out.append(torch.arange(at, at + cells.shape[1]))
-        at += cells.shape[1] + audio.shape[1]
-    return torch.cat(out)
+        middle = at + cells.shape[1]
+        end = middle + audio.shape[1]
+        out.append((torch.arange(at, middle), torch.arange(middle, end)))
+        at = end
+    return out
+
+
+def video_columns(writer: QuestionWriter, block: Block) -> Tensor:
+    """Columns of the prefix that are video."""
+    return torch.cat([video for video, _ in columns_of(writer, block)])
+
+
+def first_columns(writer: QuestionWriter, block: Block, chunks: int) -> Tensor:
+    """Columns of the prefix that belong to the first chunks."""
+    return torch.cat([torch.cat(pair) for pair in columns_of(writer, block)[:chunks]])
+
+
+def one_length(kinds: tuple[str, ...], weights: list[float], short: bool) -> list[float]:
+    """Weights with either the short kinds or the others left out, where there are both: a batch is
+    as wide as its longest question.
+    """
+    chosen = [
+        w if (k in SHORT_KINDS) == short else 0.0 for k, w in zip(kinds, weights, strict=True)
+    ]
+    return chosen if any(chosen) else weights
 
 
 class LanguageTask:
     """A language model, its head, the writer of questions and a source of streams."""
 
-    def __init__(self, thinker: Any, writer: QuestionWriter, source: Source) -> None:
+    def __init__(
+        self,
+        thinker: Any,
+        writer: QuestionWriter,
+        source: Source,
+        side: Neighbours | None = None,
+    ) -> None:
         self.language, self.head = thinker.model.language_model, thinker.lm_head
         self.writer, self.source = writer, source
+        self.side = side or Neighbours(self.head.in_features)
 
     def forward(self, block: Block, asked: Asked, slot: Tensor, hide_video: bool = False) -> Tensor:
         """Logits where there is something to learn [n, vocabulary]."""
-        return self.forward_tapped(block, asked, slot, hide_video, -1, None)[0]
+        hidden = video_columns(self.writer, block) if hide_video else None
+        return self.forward_tapped(block, asked, slot, hidden)[0]
 
     def forward_tapped(
         self,
         block: Block,
         asked: Asked,
         slot: Tensor,
-        hide_video: bool,
-        tap: int,
-        drop: tuple[int, Tensor] | None,
+        hidden: Tensor | None = None,
+        tap: int = -1,
+        drop: tuple[int, Tensor] | None = None,
+        watch: Watch | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """The same, with columns dropped after a layer; and the block after layer `tap`."""
+        """The same, with columns hidden from the questions, or dropped after a layer; and the block
+        after layer `tap`.
+        """
         positions, start = positions_of(self.writer, block, slot)
         prefix = embed_prefix(self.language, self.writer, block.embeds)
-        hidden = video_columns(self.writer, block) if hide_video else None
         states, tapped = packed_forward(
-            self.language, prefix, positions, asked.ids, start, hidden, tap, drop
+            self.language, prefix, positions, asked.ids, start, hidden, tap, drop, watch
         )
         logits = self.head(states[asked.labels != IGNORE])
         assert isinstance(logits, Tensor)
@@ -168,9 +213,17 @@ class LanguageTask:
 
     def forward_watched(self, block: Block, asked: Asked, slot: Tensor, watch: Watch) -> None:
         """Only fill `watch`."""
-        positions, start = positions_of(self.writer, block, slot)
-        prefix = embed_prefix(self.language, self.writer, block.embeds)
-        packed_forward(self.language, prefix, positions, asked.ids, start, watch=watch)
+        self.forward_tapped(block, asked, slot, watch=watch)
+
+    def leave(self, block: Block, chunks: int) -> tuple[Tensor, tuple[int, Tensor]]:
+        """The columns of the first chunks, and the drop that makes them leave after layer 0, as
+        from a rolling cache whose first layer was computed when they were there.
+        """
+        gone = first_columns(self.writer, block, chunks)
+        prefix = len(self.writer.before) + block.embeds.shape[1] + len(self.writer.after)
+        columns = torch.zeros(block.embeds.shape[0], prefix, dtype=torch.bool)
+        columns[:, gone] = True
+        return gone, (0, columns)
 
     def scores(self, watch: Watch, layer: int) -> Tensor:
         """Attention to the prefix in a watched layer [B, Q, P], with gradients."""
@@ -194,6 +247,25 @@ class LanguageTask:
                 right[kinds[kind]][0] += ok
                 right[kinds[kind]][1] += 1
         return {kind: round(a / max(1, b), 3) for kind, (a, b) in right.items()}
+
+    def accuracy_of_side(self, source: Source, chunks: int, tap: int) -> dict[str, float]:
+        """Share right of the side tasks, read after layer `tap`."""
+        rng = np.random.default_rng([98, chunks])
+        block = source.draw(rng, 16, chunks)
+        asked = self.writer.write(block.streams, ALL_KINDS, [1.0] * len(ALL_KINDS), 1, rng)
+        with torch.no_grad():
+            _, tapped = self.forward_tapped(block, asked, slots(rng, 16, chunks, 0.0, 0), tap=tap)
+            right = self.side.loss(tapped, block.streams, block.tokens)[1]
+        return {name: round(share, 3) for name, share in right.items()}
+
+    def evidence_loss(self, watch: Watch, block: Block, asked: Asked) -> Tensor:
+        """How far the watched layers' attention is from the evidence, mean over layers."""
+        before = len(self.writer.before)
+        losses = [
+            evidence_loss(self.scores(watch, i)[:, :, before:-2], block.tokens, asked.evidence)
+            for i in watch.layers
+        ]
+        return torch.stack(losses).mean()
 
     def right(self, block: Block, asked: Asked, slot: Tensor) -> list[bool]:
         """Whether each question's answer is wholly right, in order."""
@@ -219,8 +291,7 @@ def train_language(
     language = [p for p in task.language.parameters() if p.requires_grad]
     params = [*language, *task.head.parameters()]
     extra = task.source.parameters()
-    torch.manual_seed(s.seed)
-    side = Neighbours(task.head.in_features)
+    side = task.side
     tap = s.neighbour_layer if s.neighbours else -1
     opt = torch.optim.AdamW(
         [
@@ -240,13 +311,12 @@ def train_language(
         with torch.no_grad():
             for p, value in zip(extra, saved["extra"], strict=True):
                 p.copy_(value)
+        side.load_state_dict(saved["side"])
         if saved["done"]:
             return
         opt.load_state_dict(saved["optimiser"])
-        side.load_state_dict(saved["side"])
         rng.bit_generator.state = saved["rng"]
         coin.setstate((saved["coin"][0], tuple(saved["coin"][1]), saved["coin"][2]))
-        torch.set_rng_state(saved["torch"])
         step, chunks, smooth, running = (
             saved["step"],
             saved["chunks"],
@@ -273,15 +343,25 @@ def train_language(
         )
         batch = max(2, int(s.tokens // size))
         block = task.source.draw(rng, batch, m)
-        weights = [1.0 if long else max(0.02, (1.05 - running[k]) ** 2) for k in s.kinds]
-        asked = task.writer.write(block.streams, s.kinds, weights, s.questions, rng)
+        weights = [max(0.02, (1.05 - running[k]) ** 2) for k in s.kinds]
+        weights = one_length(s.kinds, weights, coin.random() < s.short_share)
+        gone = coin.randint(1, m // 2) if m > 3 and coin.random() < s.rolled else 0
+        asked = task.writer.write(block.streams.since(gone), s.kinds, weights, s.questions, rng)
         slot = slots(rng, batch, m, s.gaps, s.most_slots)
         first, last = s.hide
         hide = coin.random() < first + (last - first) * step / s.steps
-        logits, tapped = task.forward_tapped(block, asked, slot, hide, tap, None)
+        hidden = video_columns(task.writer, block) if hide else None
+        drop = None
+        if gone:
+            hidden, drop = task.leave(block, gone)
+        watch = Watch(s.evidence_layers, asked.words) if s.evidence and not gone else None
+        logits, tapped = task.forward_tapped(block, asked, slot, hidden, tap, drop, watch)
         loss = F.cross_entropy(logits, asked.labels[asked.labels != IGNORE])
         if s.neighbours:
-            loss = loss + s.neighbours * side.loss(tapped, block.streams, block.items)
+            beside, _ = side.loss(tapped, block.streams, block.tokens)
+            loss = loss + s.neighbours * beside
+        if watch is not None:
+            loss = loss + s.evidence * task.evidence_loss(watch, block, asked)
         opt.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         norm = nn.utils.clip_grad_norm_([*params, *extra], 1.0)
@@ -293,14 +373,17 @@ def train_language(
         ok = task.right_of(logits.detach(), asked)
         if not long:
             smooth = 0.95 * smooth + 0.05 * (sum(ok) / len(ok))
-            for kind, good in zip(asked.kind.flatten().tolist(), ok, strict=True):
-                running[s.kinds[kind]] = 0.99 * running[s.kinds[kind]] + 0.01 * good
+        for kind, good in zip(asked.kind.flatten().tolist(), ok, strict=True):
+            running[s.kinds[kind]] = 0.99 * running[s.kinds[kind]] + 0.01 * good
         if smooth > s.grow_at and chunks < s.most_chunks:
-            chunks, smooth = chunks + max(1, chunks // 8), s.grow_at - 0.25
+            chunks = min(s.most_chunks, chunks + max(1, chunks // 4))
+            smooth = s.grow_at - 0.15
         reached = smooth > s.stop_at and chunks >= s.most_chunks
         done = step >= s.steps or reached
         if step % s.report_every == 0 or done:
             shown = {k: round(v, 2) for k, v in running.items()}
+            if s.neighbours:
+                shown |= task.accuracy_of_side(task.source, s.most_chunks, tap)
             files.log(
                 step, loss=round(mean_loss, 3), right=round(smooth, 3), chunks=chunks, kinds=shown
             )
@@ -313,7 +396,6 @@ def train_language(
                     "optimiser": opt.state_dict(),
                     "rng": rng.bit_generator.state,
                     "coin": list(coin.getstate()),
-                    "torch": torch.get_rng_state(),
                     "step": step,
                     "chunks": chunks,
                     "smooth": smooth,

@@ -143,8 +143,7 @@ class FeatureSource:
             parts += [self.video_out(video), self.audio_out(audio)]
         embeds = torch.cat(parts, 1)
         tokens = self._tokens(seen, heard, cells, places)
-        items = tokens.int().argmax(1)
-        return Block(streams, embeds, cells, places, items, tokens)
+        return Block(streams, embeds, cells, places, tokens)
 
     def _tokens(
         self, seen: Tensor, heard: Tensor, cells: list[Tensor], places: list[Tensor]

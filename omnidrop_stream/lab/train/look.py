@@ -14,13 +14,11 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import nn
 
-from omnidrop_stream.lab.train.batches import Asked, slots
-from omnidrop_stream.lab.train.language import Block, LanguageTask
-from omnidrop_stream.lab.train.packed import Watch
+from omnidrop_stream.lab.train.batches import slots
+from omnidrop_stream.lab.train.language import LanguageTask
+from omnidrop_stream.lab.train.packed import Watch, evidence_loss
 from omnidrop_stream.lab.train.state import StageFiles, learning_rate
 from omnidrop_stream.world.questions import ALL_KINDS
-
-Tensor = torch.Tensor
 
 
 class LookSettings(BaseModel):
@@ -58,18 +56,6 @@ def looking_runs(language: nn.Module) -> list[list[int]]:
     return runs
 
 
-def evidence_loss(scores: Tensor, block: Block, asked: Asked, tokens: Tensor) -> Tensor:
-    """Mean over events of -log of the attention their tokens receive.
-
-    scores [B, Q, N]: mean over heads and question words; tokens bool [B, N, m, 2]: which chunk's
-    item a token shows.
-    """
-    mass = torch.einsum("bqn,bnme->bqme", scores, tokens.float())
-    lost = -torch.log(mass.clamp(min=1e-6))
-    on = asked.evidence & tokens.any(1)[:, None]
-    return lost[on].mean()
-
-
 def train_looking(task: LanguageTask, settings: LookSettings, files: StageFiles) -> None:
     """Train the queries and keys of the looking layers in place, everything else frozen."""
     s = settings
@@ -104,7 +90,7 @@ def train_looking(task: LanguageTask, settings: LookSettings, files: StageFiles)
             task.forward_watched(block, asked, slot, watch)
         before = len(task.writer.before)
         losses = [
-            evidence_loss(task.scores(watch, i)[:, :, before:-2], block, asked, block.tokens)
+            evidence_loss(task.scores(watch, i)[:, :, before:-2], block.tokens, asked.evidence)
             for i in where
         ]
         loss = torch.stack(losses).mean()

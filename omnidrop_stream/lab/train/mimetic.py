@@ -25,13 +25,16 @@ def mimetic_start(
     scale: float = 0.6,
     nearby_layers: int = 1,
     nearby_bias: float = 6.0,
+    turned: float = 1.0,
 ) -> None:
     """Set the language model's start values in place.
 
     Per head k_proj is close to q_proj (content match) and o_proj = copy * v_proj^T; in the first
-    layers half of the heads get a bias on temporal frequencies of wavelength 90-400, so that they
-    look at the near past; the head's rows are the scaled embeddings. `twins` are pairs of ids (a
-    word with and without its leading space) that start alike.
+    layers half of the heads get a bias on temporal frequencies of wavelength 80-3000, so that they
+    look at the near past, and at no other place that a short wave takes for it; the head's rows are
+    the scaled embeddings. `twins` are pairs of ids (a word with and without its leading space) that
+    start alike. turned: scale of the matching on wavelengths under 10,000, which turn within a long
+    stream (the rest then matches at any distance).
     """
     layers = len(language.layers)
     inverse = language.rotary_emb.inv_freq
@@ -51,9 +54,11 @@ def mimetic_start(
         base, value = normal(heads, width, d) / d**0.5, normal(heads, width, d) / d**0.5
         query = match * base + (1 - match**2) ** 0.5 * normal(heads, width, d) / d**0.5
         bias = torch.zeros(heads, width)
+        turns = (2 * math.pi / inverse < 10_000).repeat(2)
+        query[:, turns], base[:, turns] = query[:, turns] * turned, base[:, turns] * turned
         if number < nearby_layers:
             near = max(1, heads // 2)
-            waves = [i for i in range(temporal) if 90 < 2 * math.pi / float(inverse[i]) < 400]
+            waves = [i for i in range(temporal) if 80 < 2 * math.pi / float(inverse[i]) < 3000]
             query[:near] *= 0.3
             base[:near] *= 0.3
             for i in waves:

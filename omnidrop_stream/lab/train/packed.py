@@ -53,6 +53,19 @@ def watched_scores(language: Any, watch: Watch, layer: int) -> Tensor:
     return total / use.sum(-1, keepdim=True)
 
 
+def evidence_loss(scores: Tensor, tokens: Tensor, evidence: Tensor) -> Tensor:
+    """Mean over events of -log of the attention their tokens receive.
+
+    scores [B, Q, N]: mean over heads and question words; tokens bool [B, N, m, 2]: which chunk's
+    item a token shows; evidence bool [B, Q, m, 2]: what the answer rests on.
+    """
+    mass = torch.einsum("bqn,bnme->bqme", scores, tokens.float())
+    on = evidence & tokens.any(1)[:, None]
+    if not on.any():
+        return scores.sum() * 0.0
+    return -torch.log(mass[on].clamp(min=1e-6)).mean()
+
+
 def rotary_angles(language: Any, positions: Tensor) -> tuple[Tensor, Tensor]:
     """positions [3, B, n] -> cosine and sine [B, 1, n, head_dim]."""
     rotary = language.rotary_emb

@@ -37,7 +37,7 @@ def drop_curve(
         columns = torch.nn.functional.pad(gone, (before, after))
         for layer in range(-1, layers - 1):
             drop = None if layer < 0 else (layer, columns)
-            logits, _ = task.forward_tapped(block, asked, slot, False, -1, drop)
+            logits, _ = task.forward_tapped(block, asked, slot, drop=drop)
             right[layer + 1] += sum(task.right_of(logits, asked))
         asked_in_all += 64
     shares = [round(r / asked_in_all, 3) for r in right[:layers]]

@@ -21,6 +21,7 @@ from omnidrop_stream.lab.train.language import LanguageSettings, LanguageTask, t
 from omnidrop_stream.lab.train.library import FeatureSource, Library, build_library, ridge_start
 from omnidrop_stream.lab.train.look import LookSettings, train_looking
 from omnidrop_stream.lab.train.mimetic import mimetic_start
+from omnidrop_stream.lab.train.neighbours import Neighbours
 from omnidrop_stream.lab.train.state import StageFiles
 from omnidrop_stream.lab.train.symbols import Symbols, SymbolSource
 from omnidrop_stream.model.build import (
@@ -37,7 +38,10 @@ TRAIN_SEED, TEST_SEED = 50_000_000, 1000
 
 
 class ModelShape(BaseModel):
-    """Sizes of the model; the towers share the language model's output width."""
+    """Sizes of the model; the towers share the language model's output width.
+
+    nearby, turned: start values, see `mimetic.mimetic_start`.
+    """
 
     model_config = _STRICT
 
@@ -53,6 +57,8 @@ class ModelShape(BaseModel):
     frame: int = 112
     temporal_frequencies: int = 5
     rope_theta: float = 10_000.0
+    nearby: float = 6.0
+    turned: float = 1.0
 
 
 class Stage(BaseModel):
@@ -171,7 +177,10 @@ class Trainer:
             self.thinker.lm_head,
             self.generator,
             self.writer.twins(),
+            nearby_bias=recipe.model.nearby,
+            turned=recipe.model.turned,
         )
+        self.side = Neighbours(recipe.model.width)
         self.symbols = Symbols(recipe.model.width, self.writer.name_ids(), self.generator)
 
     def run(self) -> None:
@@ -191,7 +200,7 @@ class Trainer:
                 )
                 aligned = True
             source, test = self._sources(stage, libraries)
-            task = LanguageTask(self.thinker, self.writer, source)
+            task = LanguageTask(self.thinker, self.writer, source, self.side)
             train_language(task, stage.settings, self._files(stage.name), {"test": test})
         self._grow(self.recipe.shipped_depth)
         if self.recipe.look is not None:
@@ -207,7 +216,7 @@ class Trainer:
         if stage.input == "symbols":
             embed = self.thinker.model.language_model.embed_tokens
             n = stage.symbol_tokens
-            symbols = SymbolSource(self.symbols, embed, s.blank, s.repeat, n, n, s.seed)
+            symbols = SymbolSource(self.symbols, embed, s.blank, s.repeat, n, n, s.seed, s.noise)
             return symbols, symbols
         model, thin = self.thinker.model, stage.input == "thin"
         train = FeatureSource(libraries["train"], model, s.blank, s.repeat, thin=thin)

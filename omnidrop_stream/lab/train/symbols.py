@@ -8,15 +8,15 @@ import numpy as np
 import torch
 from torch import nn
 
-from omnidrop_stream.lab.train.batches import Streams, draw_streams
+from omnidrop_stream.lab.train.batches import N_COLOUR, N_SOUND, Streams, draw_streams
 from omnidrop_stream.lab.train.language import Block
 
 Tensor = torch.Tensor
 
 
 class Symbols(nn.Module):
-    """Embeds streams as `video_tokens` + `audio_tokens` a chunk; one of each holds the item, the
-    rest background.
+    """Embeds streams as `video_tokens` + `audio_tokens` a chunk; one or more of each hold the item,
+    the rest background.
 
     `video_base` and `audio_base` are the background vectors, which the projections later learn to
     reproduce.
@@ -53,9 +53,10 @@ class Symbols(nn.Module):
         video_tokens: int,
         audio_tokens: int,
         generator: torch.Generator,
+        noise: float = 0.0,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Block [B, m * (nv + na), d], which video cells [B, m, nv] and audio tokens [B, m, na] it
-        stands for, and at which of its rows the items are [B, m, 2].
+        stands for, and which of its rows show the items: bool [B, m, nv + na].
         """
         shape = streams.colour.shape
         cells = (
@@ -64,21 +65,15 @@ class Symbols(nn.Module):
         places = (
             torch.rand(*shape, 50, generator=generator).topk(audio_tokens).indices.sort(-1).values
         )
-        on_v = torch.randint(video_tokens, (*shape, 1), generator=generator) == torch.arange(
-            video_tokens
-        )
-        on_a = torch.randint(audio_tokens, (*shape, 1), generator=generator) == torch.arange(
-            audio_tokens
-        )
+        on_v, on_a = (_some_of(shape, n, generator) for n in (video_tokens, audio_tokens))
         thing = self.thing(embed, streams.colour, streams.kind)[:, :, None]
         heard = self.heard(embed, streams.sound)[:, :, None]
         video = torch.where(on_v[..., None], thing, self.video_base)
         audio = torch.where(on_a[..., None], heard, self.audio_base)
         block = torch.cat([video, audio], 2)
-        begin = torch.arange(shape[1]) * (video_tokens + audio_tokens)
-        items = torch.stack([on_v.int().argmax(-1), on_a.int().argmax(-1) + video_tokens], -1)
-        items = items + begin[:, None]
-        return block.view(shape[0], -1, block.shape[-1]), cells, places, items
+        block = block + noise * torch.randn(block.shape, generator=generator)
+        shown = torch.cat([on_v, on_a], 2)
+        return block.view(shape[0], -1, block.shape[-1]), cells, places, shown
 
 
 class SymbolSource:
@@ -93,7 +88,9 @@ class SymbolSource:
         video_tokens: int,
         audio_tokens: int,
         seed: int,
+        noise: float = 0.0,
     ) -> None:
+        self.noise = noise
         self.symbols, self.embed = symbols, embed
         self.blank, self.repeat = blank, repeat
         self.video_tokens, self.audio_tokens = video_tokens, audio_tokens
@@ -103,17 +100,32 @@ class SymbolSource:
         """Random contents as text embeddings."""
         streams = draw_streams(rng, batch, chunks, self.blank, self.repeat)
         self.generator.manual_seed(int(rng.integers(2**62)))
-        block, cells, places, items = self.symbols(
-            self.embed.weight, streams, self.video_tokens, self.audio_tokens, self.generator
+        block, cells, places, shown = self.symbols(
+            self.embed.weight,
+            streams,
+            self.video_tokens,
+            self.audio_tokens,
+            self.generator,
+            self.noise,
         )
         return Block(
             streams,
             block,
             list(cells.unbind(1)),
             list(places.unbind(1)),
-            items,
-            _marked(items, block.shape[1]),
+            self._marked(streams, shown),
         )
+
+    def _marked(self, streams: Streams, shown: Tensor) -> Tensor:
+        """shown bool [B, m, nv + na] -> bool [B, N, m, 2], only where there is an item."""
+        batch, m, size = shown.shape
+        is_video = torch.arange(size) < self.video_tokens
+        there = torch.stack([streams.colour < N_COLOUR, streams.sound < N_SOUND], -1)
+        out = torch.zeros(batch, m, size, m, 2, dtype=torch.bool)
+        for i in range(m):
+            out[:, i, :, i, 0] = shown[:, i] & is_video & there[:, i, :1]
+            out[:, i, :, i, 1] = shown[:, i] & ~is_video & there[:, i, 1:]
+        return out.view(batch, m * size, m, 2)
 
     def tokens_per_chunk(self) -> float:
         """Tokens a chunk takes."""
@@ -124,6 +136,8 @@ class SymbolSource:
         return list(self.symbols.parameters())
 
 
-def _marked(items: Tensor, rows: int) -> Tensor:
-    """items [B, m, 2] -> bool [B, rows, m, 2]."""
-    return torch.arange(rows)[None, :, None, None] == items[:, None]
+def _some_of(shape: torch.Size, count: int, generator: torch.Generator) -> Tensor:
+    """At least one of `count` places: bool [*shape, count]."""
+    drawn = torch.rand(*shape, count, generator=generator)
+    share = torch.rand(*shape, 1, generator=generator)
+    return (drawn < share) | (drawn == drawn.amin(-1, keepdim=True))
