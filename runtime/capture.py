@@ -165,6 +165,7 @@ class CaptureThread:
             chunker = Chunker(ChunkerSettings(kind=kind, fps=self._fps))
             with self._lock:
                 self._chunker = chunker
+            self._stats.gauge("source.skew_s", lambda: source.stats.skew_s)
             self._on_open(source.info)
             if self._begin is not None and not source.info.live:
                 self._begin.wait()

@@ -239,6 +239,7 @@ class ChunkFeed:
         self._lighter.taken(chunk)
         self._stats.timing("chunk.waited", (started - due) * 1e3)
         self._stats.timing("chunk.push", (now - started) * 1e3)
+        self._stats.timing("chunk.to_prefill", (now - due) * 1e3)
         self._stats.count("chunk.committed")
         if now - due > chunk.duration_s:
             self._stats.count("chunk.late")

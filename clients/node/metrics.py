@@ -33,12 +33,11 @@ _REASONS = ("feed.dropped.", "source.dropped.", "mqtt.dropped.", "watch.dropped.
 
 @dataclass(frozen=True, slots=True)
 class CameraView:
-    """One camera at this moment. skew_s: how far sound and pictures are apart, where known."""
+    """One camera at this moment."""
 
     name: str
     status: SessionStatus
     stats: Stats
-    skew_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +124,7 @@ _READINGS: tuple[tuple[str, str, Callable[[CameraView], float | None]], ...] = (
     ("answers_in_progress", "Answers being given", lambda c: c.status.answers),
     ("video", "1 while pictures come", lambda c: c.status.video),
     ("audio", "1 while sound comes", lambda c: c.status.audio),
-    ("av_skew_seconds", "Sound's time minus the pictures'", lambda c: c.skew_s),
+    ("av_skew_seconds", "Sound's time minus the pictures'", lambda c: _gauge(c, "source.skew_s")),
     ("queue_chunks", "Chunks that wait for the model", lambda c: _gauge(c, "feed.waiting")),
 )
 

@@ -60,6 +60,8 @@ class SourceStats:
     """Sound (at 16 kHz) that was dropped for the same reason."""
     ended_at_s: float = 0.0
     """How far the media reached."""
+    skew_s: float | None = None
+    """How far sound is ahead of the pictures, as far as their clocks tell; None: not known."""
     clock: Counter[str] = field(default_factory=Counter)
     """Faults of the source's own clock, by kind: ``clock.reset``, ``clock.jump_forward`` ..."""
 

@@ -38,6 +38,8 @@ class Timeline:
         """Faults of the stream's clocks so far, by name: ``clock.reset`` and others of
         ``clock.py``, ``clock.sound_steps`` of ``drift.py``. Only the source's thread writes it.
         """
+        self.skew_s: float | None = None
+        """How far sound is ahead of the pictures after what was taken back; None: not known."""
         self._zero_s: float | None = None
         self._offset_s = 0.0
         self._end_s = 0.0
@@ -146,6 +148,7 @@ class LiveItems:
             yield from self._faulty(timed, sound=True)
             placed = Samples(timed.item.pcm, timed.time_s)
             yield from self._heard(self._sync.push(placed, timed.arrived_s), now_s)
+            self._timeline.skew_s = self._sync.skew_s
             if self._sync.steps > self._steps:
                 self._timeline.faults["clock.sound_steps"] += self._sync.steps - self._steps
                 self._steps = self._sync.steps

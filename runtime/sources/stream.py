@@ -335,6 +335,7 @@ class StreamSource:
                 end_s = item.time_s
             else:
                 self.stats.samples += len(item.pcm)
+                self.stats.skew_s = self._timeline.skew_s
                 end_s = item.time_s + len(item.pcm) / SAMPLE_RATE
             self.stats.ended_at_s = max(self.stats.ended_at_s, end_s)
             yield item

@@ -57,6 +57,9 @@ async def test_a_session_outlives_five_kills_and_two_freezes(rtsp_server: StartS
             await interrupted(session, seen + number + 1)
             await more_chunks(session)
         events = [event async for event in session.ask("what happened?")]
+        told = session.stats.snapshot()
+    assert abs(told["gauges"]["source.skew_s"]) < 0.04
+    assert told["timings_ms"]["chunk.to_prefill"]["n"] >= KILLS + FREEZES
     answer = events[-1]
     gaps = [gap for gap in answer.coverage.gaps if gap.reason != "audio_absent"]
     assert session.stats.counter("source.interruptions") >= KILLS + FREEZES

@@ -43,7 +43,8 @@ def make_certificates(folder: Path) -> None:
 class Broker:
     """``port`` without TLS on this machine, ``tls_port`` as shipped."""
 
-    def __init__(self, folder: Path, shipped: bool = True) -> None:
+    def __init__(self, folder: Path, shipped: bool = True, without: str = "") -> None:
+        """without: beginning of a line of the configuration that is left out."""
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.port = free_port()
@@ -53,7 +54,8 @@ class Broker:
         lines = self._shipped() if shipped else self._default()
         if os.geteuid() == 0:
             lines.insert(0, "user root")  # else it gives up root and cannot read its files
-        (folder / "test.conf").write_text("\n".join(lines) + "\n")
+        kept = [line for line in lines if not (without and line.startswith(without))]
+        (folder / "test.conf").write_text("\n".join(kept) + "\n")
 
     def _shipped(self) -> list[str]:
         """The file under configs/, with this folder's paths and one listener more."""

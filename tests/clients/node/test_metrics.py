@@ -78,6 +78,13 @@ def test_timings_are_histograms_in_seconds():
     assert found[f"{name}_bucket", "60", "door"] == 2
 
 
+def test_the_skew_of_sound_and_pictures_is_shown_where_it_is_known():
+    stats = Stats()
+    stats.gauge("source.skew_s", lambda: -0.012)
+    found = _read(CameraView("door", _status(), stats))
+    assert found["omnidrop_av_skew_seconds", "door"] == -0.012
+
+
 def test_the_queue_and_the_node_itself_are_seen():
     stats = Stats()
     stats.gauge("feed.waiting", lambda: 2)
