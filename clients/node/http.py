@@ -94,6 +94,7 @@ async def serving(app: Starlette, bind: str, port: int) -> AsyncIterator[int]:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((bind, port))
+        listener.listen()  # from now on nobody is refused, though answers wait for the server
     except OSError as error:
         listener.close()
         raise UsageError(

@@ -64,6 +64,12 @@ async def test_a_port_that_is_taken_is_told_in_a_sentence():
                 pass
 
 
+async def test_nobody_is_refused_from_the_first_moment_on():
+    async with serving(_app(), "127.0.0.1", 0) as port:
+        with socket.create_connection(("127.0.0.1", port), timeout=5):
+            pass  # the loop has had no turn yet
+
+
 async def test_the_port_is_free_again_afterwards():
     async with serving(_app(), "127.0.0.1", 0) as port:
         pass
