@@ -47,11 +47,12 @@ class SocketBreaker:
         if not _TABLES[0].exists():
             yield  # nothing can be found here, so nothing can be confused
             return
+        self._own = frozenset()  # what appears while it waits is another's
         while not _ONE_BEGINS.acquire(timeout=0.05):
             if stopped.is_set():
                 yield  # to find out by itself
                 return
-        self._before = self._sockets()
+        self._before, self._own = self._sockets(), None
         opened = threading.Event()
         watcher = threading.Thread(target=self._claim, args=(opened,), name="omnidrop-claim")
         watcher.start()

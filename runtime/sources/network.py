@@ -87,8 +87,11 @@ def trouble_of(error: Exception, address: StreamAddress, waited_s: float | None)
     """What an error means; ``waited_s``: the time-out, where it ran out."""
     if isinstance(error, av.error.HTTPUnauthorizedError):
         return denied(address)
-    if isinstance(error, av.error.HTTPForbiddenError | av.error.PermissionError):
+    if isinstance(error, av.error.HTTPForbiddenError):
         return FORBIDDEN
+    if isinstance(error, av.error.PermissionError):
+        # Much of FFmpeg returns -1 for any failure, and -1 reads as EPERM: nobody forbade anything.
+        return FORBIDDEN if error.errno == errno.EACCES else ended()
     if isinstance(error, av.error.HTTPNotFoundError):
         return NO_SUCH_STREAM
     if isinstance(error, ConnectionRefusedError):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 import threading
 from pathlib import Path
 
 import av
+import av.error
 import numpy as np
 import pytest
 from hypothesis import example, given
@@ -15,9 +17,11 @@ from hypothesis import strategies as st
 from omnidrop_stream.chunker import Chunker, ChunkerSettings
 from omnidrop_stream.types import SAMPLE_RATE, Frame, Samples, StreamKind
 from runtime.backoff import Outage, reconnect_delay
+from runtime.sources.address import StreamAddress
 from runtime.sources.decode import Picture, ToRgb
 from runtime.sources.interrupt import SocketBreaker
 from runtime.sources.live import FIRST_PICTURE_S, GridPick, LiveItems, Timeline
+from runtime.sources.network import trouble_of
 
 linux = pytest.mark.skipif(
     not Path("/proc/self/net/tcp").exists(), reason="sockets can be found on Linux only"
@@ -284,3 +288,15 @@ def test_a_connection_over_ipv6_is_found() -> None:
         breaker = SocketBreaker(listener.getsockname()[1], ["::1"])
         with socket.create_connection(listener.getsockname()[:2]):
             assert breaker.shut() == 1
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "hopeless"),
+    [(errno.EACCES, "unauthorized", True), (errno.EPERM, "ended", False)],
+)
+def test_a_bare_failure_of_ffmpeg_is_not_taken_for_a_refusal(
+    number: int, code: str, hopeless: bool
+) -> None:
+    address = StreamAddress.parse("rtsp://camera/1", "", "")
+    found = trouble_of(av.error.PermissionError(number, "x"), address, None)
+    assert (found.code, found.hopeless) == (code, hopeless)
