@@ -33,6 +33,7 @@ from runtime.redact import redact
 DELTA_GOOD_S = 10
 """A piece of an answer that a device has not taken by then is of no use."""
 RETRY_S = 1.0
+PRESSING_S, CALM_S = 5.0, 1.0
 _LOG = logging.getLogger("clients.mqtt")
 
 
@@ -75,6 +76,10 @@ class Answering:
         self._items: dict[int, _Item] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._held = False
+        self._pressing: dict[str, float] = {}
+        self._asked_at = float("-inf")
+        """When somebody who does not press last had a turn."""
+        self._later: asyncio.TimerHandle | None = None
         self._stats.gauge("mqtt.waiting", lambda: len(self._fair))
         self._stats.gauge("mqtt.answering", lambda: len(self._tasks))
 
@@ -137,9 +142,28 @@ class Answering:
 
     # -- one question
 
+    def press(self, owner: str) -> None:
+        """An owner asks more than it may: for a while the others come first."""
+        now = asyncio.get_running_loop().time()
+        self._pressing = {o: t for o, t in self._pressing.items() if t > now}
+        self._pressing[owner] = now + PRESSING_S
+
     def _next(self) -> None:
-        while not self._held and (item := self._fair.take()) is not None:
+        """Begin what may begin. Who presses has to wait until the others have been quiet for a
+        while: else each of their questions would find the model busy.
+        """
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        pressing = {owner for owner, until in self._pressing.items() if until > now}
+        calm = now >= self._asked_at + CALM_S
+        while not self._held and (item := self._fair.take(pressing, calm)) is not None:
+            if item.kept.owner not in pressing:
+                self._asked_at = now
             self._spawn(self._answer(item))
+        if self._later is not None:
+            self._later.cancel()
+        if len(self._fair) and not self._held and not self._tasks:
+            self._later = loop.call_later(CALM_S, self._next)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -156,7 +180,7 @@ class Answering:
             await self._end(item, ended_as, message)
         finally:
             self._fair.done(item.kept.owner)
-            self._next()
+            asyncio.get_running_loop().call_soon(self._next)  # this task is over by then
 
     async def _asked(self, item: _Item) -> tuple[str, contract.Message]:
         """How it ended, and the message that says so."""

@@ -6,6 +6,7 @@ However many questions one client has waiting, another's first question is next 
 from __future__ import annotations
 
 from collections import OrderedDict, deque
+from collections.abc import Container
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -24,12 +25,20 @@ class FairQueue(Generic[T]):
         """Add an item behind its owner's others."""
         self._waiting.setdefault(owner, deque()).append(item)
 
-    def take(self) -> T | None:
-        """The next item, None where none waits or may run; `done` must follow."""
+    def take(self, pressing: Container[str] = (), calm: bool = True) -> T | None:
+        """The next item, None where none waits or may run; `done` must follow.
+
+        pressing: owners that ask more than they may. They are served one at a time, while nobody
+        else has anything, and only where it is ``calm``.
+        """
         if sum(self._taken.values()) >= self._together:
             return None
         # The owner with the fewest answers in progress; among those, who was served longest ago.
-        ready = [o for o in self._waiting if self._taken.get(o, 0) < self._at_once]
+        ready = [
+            o for o in self._waiting if self._taken.get(o, 0) < self._at_once and o not in pressing
+        ]
+        if not ready and not self._taken and calm:
+            ready = list(self._waiting)
         if not ready:
             return None
         owner = min(ready, key=lambda o: self._taken.get(o, 0))

@@ -140,6 +140,7 @@ class Intake:
         if limits.wait_s(owner, queries=1) == 0.0 or limits.wait_s(owner, refusals=1) == 0.0:
             return False
         limits.take(owner, queries=1)  # not to be had, and it counts
+        self._answering.press(owner)
         return True
 
     def _check_camera(self, question: Question) -> None:
@@ -183,6 +184,7 @@ class Intake:
                 route,
                 owner,
             )
+        self._answering.press(owner)
         return Refused(
             "rate_limited",
             "you ask more than one client may; ask again later",

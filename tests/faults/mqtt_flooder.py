@@ -14,8 +14,7 @@ from tests.faults.mqtt_parts import Device
 def main() -> None:
     """Send evenly, in groups of what is due every 5 ms."""
     port, per_s, seconds = int(sys.argv[1]), float(sys.argv[2]), float(sys.argv[3])
-    device = Device(port, "bell")
-    device.client.max_inflight_messages_set(2000)
+    device = Device(port, "bell", inflight=2000)
     device.start()
     began_s, sent = time.monotonic(), 0
     while (now_s := time.monotonic() - began_s) < seconds:

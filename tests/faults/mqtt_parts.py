@@ -39,7 +39,14 @@ GENEROUS = {
 class Runtime:
     """A node in a process of its own; the same journal and client id at every start."""
 
-    def __init__(self, broker: Broker, folder: Path, cameras: dict[str, str], **mqtt: Any) -> None:
+    def __init__(
+        self,
+        broker: Broker,
+        folder: Path,
+        cameras: dict[str, str],
+        stream: dict[str, Any] | None = None,
+        **mqtt: Any,
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.output = folder / "output"
         self._settings = {
@@ -55,6 +62,7 @@ class Runtime:
             },
             "journal": str(folder / "journal.db"),
             "cameras": cameras,
+            "stream": stream or {},
         }
         self._process: subprocess.Popen[str] | None = None
 
@@ -103,8 +111,12 @@ class Device:
     """
 
     def __init__(
-        self, port: int, name: str = "lamp", on_delta: Callable[[str], None] | None = None
-    ):
+        self,
+        port: int,
+        name: str = "lamp",
+        on_delta: Callable[[str], None] | None = None,
+        inflight: int = 20,
+    ) -> None:
         self.name = name
         self.reply_to = f"omnidrop/node/reply/{name}/x"
         self.told: dict[str, list[tuple[float, str, bytes]]] = defaultdict(list)
@@ -119,7 +131,7 @@ class Device:
         client = paho.Client(CallbackAPIVersion.VERSION2, f"fault-{name}", protocol=paho.MQTTv5)
         client.username_pw_set(name, ACCOUNTS.get(name, "x"))
         client.reconnect_delay_set(1, 1)
-        client.max_inflight_messages_set(20)
+        client.max_inflight_messages_set(inflight)
         client.max_queued_messages_set(0)
         # Without it a question waits up to 40 ms behind the confirmation of the answer before.
         client.on_socket_open = lambda client, data, socket: socket.setsockopt(

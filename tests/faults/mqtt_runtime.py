@@ -1,7 +1,8 @@
 """A node as its own process, to be killed: the embedded model, made-up cameras, a real broker.
 
 ``python -m tests.faults.mqtt_runtime SETTINGS`` where SETTINGS is JSON: ``mqtt`` (the section of a
-node's file), ``journal``, ``cameras`` (name -> source). Prints ``ready`` once it serves.
+node's file), ``journal``, ``cameras`` (name -> source), ``stream`` (the library's section).
+Prints ``ready`` once it serves.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from runtime.sources import SourceOptions
 
 async def serve(settings: dict[str, Any]) -> None:
     """Until SIGTERM."""
-    config = make_config({"model": {"model": "embedded", "device": "cpu"}})
+    stream = settings.get("stream", {})
+    config = make_config({"model": {"model": "embedded", "device": "cpu"}, "stream": stream})
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     async with Node(config) as node:

@@ -387,3 +387,17 @@ def test_the_client_id_is_made_once_and_kept(tmp_path: Path):
     assert first.startswith("node-")
     assert kept_client_id(tmp_path / "state", "node") == first
     assert kept_client_id(tmp_path / "other", "node") != first
+
+
+def test_who_presses_is_served_one_at_a_time_and_only_while_nobody_else_has_anything():
+    queue: FairQueue[str] = FairQueue(at_once=2, together=9)
+    for item in ("f1", "f2", "f3"):
+        queue.put("flood", item)
+    assert (queue.take({"flood"}), queue.take({"flood"})) == ("f1", None)
+    queue.put("polite", "p1")
+    assert queue.take({"flood"}) == "p1"
+    queue.done("flood")
+    assert queue.take({"flood"}) is None
+    queue.done("polite")
+    assert queue.take({"flood"}, calm=False) is None
+    assert queue.take({"flood"}) == "f2"
