@@ -131,6 +131,8 @@ class Answering:
     async def drain(self, seconds: float) -> None:
         """Start nothing more, let what runs end; what does not stays in the journal, unended."""
         self._held = True
+        if self._later is not None:
+            self._later.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=seconds)
         for item in self._items.values():
