@@ -83,12 +83,12 @@ class Connection:
         """Ask for topics, with the best quality of service for each. A broker that denies one by
         its access list may still say that it is granted.
         """
-        with _translated():
+        with _translated(), _cancellable():
             await self._client.subscribe(topics)
 
     async def publish(self, message: Outgoing) -> None:
         """Send; returns when the broker has confirmed it (quality of service 0: once written)."""
-        with _translated():
+        with _translated(), _cancellable():
             await self._client.publish(
                 message.topic,
                 message.payload,
@@ -99,7 +99,7 @@ class Connection:
 
     async def batch(self, most: int) -> list[Incoming]:
         """Wait for a message; it and those behind it that are there already."""
-        with _translated():
+        with _translated(), _cancellable():
             messages = self._client.messages
             found = [await anext(messages)]
             while len(found) < most and len(messages):
@@ -164,9 +164,11 @@ async def connected(
     paho = client._client
     paho.manual_ack_set(True)
     paho.connect_timeout = CONNECT_S
+    cancels = _cancellable()
     with _translated():
         await client.__aenter__()
     try:
+        cancels.check()
         yield Connection(client, v5)
     finally:
         ended = client._disconnected
@@ -199,6 +201,29 @@ class _translated:
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if isinstance(error, aiomqtt.MqttError):
             raise _lost(error) from None
+
+
+class _cancellable:
+    """Passes on a cancellation that the library's ``asyncio.wait_for`` may swallow: Python 3.11's
+    does where what it waits for is there in the same moment, and a task that goes on after it was
+    cancelled once is waited for without end.
+    """
+
+    def __init__(self) -> None:
+        self._task = asyncio.current_task()
+        self._before = 0 if self._task is None else self._task.cancelling()
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if error is None:
+            self.check()
+
+    def check(self) -> None:
+        """Raise CancelledError where the task was cancelled since this was made."""
+        if self._task is not None and self._task.cancelling() > self._before:
+            raise asyncio.CancelledError
 
 
 def _lost(error: aiomqtt.MqttError) -> ConnectionLost:

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from clients.mqtt.adapter import Connection
 from clients.mqtt.config import MqttConfig, kept_client_id
 from clients.mqtt.fair import FairQueue
 from clients.mqtt.messages import Incoming, Outgoing
@@ -401,3 +402,32 @@ def test_who_presses_is_served_one_at_a_time_and_only_while_nobody_else_has_anyt
     queue.done("polite")
     assert queue.take({"flood"}, calm=False) is None
     assert queue.take({"flood"}) == "f2"
+
+
+# -- the connection
+
+
+class WaitingClient:
+    """As aiomqtt waits for a confirmation; it comes when the test says."""
+
+    def __init__(self) -> None:
+        self.confirmed = asyncio.get_running_loop().create_future()
+        self.waits = asyncio.Event()
+
+    async def publish(self, *arguments: Any) -> None:
+        self.waits.set()
+        await asyncio.wait_for(self.confirmed, 60)
+
+
+async def test_a_cancellation_in_the_moment_of_a_confirmation_ends_the_outbox():
+    client = WaitingClient()
+    outbox = Outbox(Stats(), 10)
+    sending = asyncio.create_task(outbox.run(Connection(client, v5=False)))  # type: ignore[arg-type]
+    await asyncio.sleep(0)
+    outbox.put(Outgoing("a", b"1", 0))
+    async with asyncio.timeout(5):
+        await client.waits.wait()
+    client.confirmed.set_result(None)
+    sending.cancel()
+    await asyncio.wait({sending}, timeout=5)
+    assert sending.cancelled()
