@@ -35,7 +35,16 @@ PFinal = Annotated[float | None, typer.Option("--p-final", help="Schedule: last 
 TMid = Annotated[float | None, typer.Option("--t-mid", help="Schedule: midpoint, 0 to 1.")]
 Beta = Annotated[float | None, typer.Option("--beta", help="Schedule: slope.")]
 Schedule = Annotated[str | None, typer.Option("--schedule", help="sigmoid or exponential.")]
-Policy = Annotated[str | None, typer.Option("--policy", help="Which tokens leave; omnidrop.")]
+Policy = Annotated[
+    str | None,
+    typer.Option(
+        "--policy",
+        help="Which tokens leave: omnidrop (default), a variant (omnidrop-printed, -no-tds, "
+        "-exponential, ...), a control (random, last-token, recent-first, audio-guided), a peer "
+        "(seats-in-layer), intra-only or keep-all; a wrong name prints all of them.",
+        metavar="NAME",
+    ),
+]
 Depth = Annotated[
     str | None,
     typer.Option(

@@ -119,6 +119,8 @@ class AnswerRun:
                 next(prefill)
             except StopIteration as done:
                 self._fork = done.value
+                if self._plan.policy.forgets:
+                    self._fork.forget_block(self._prompt.count)
                 break
             yield Step.PREFILL
         self._parts_ms["prefill"] = (self._clock() - before) * 1e3

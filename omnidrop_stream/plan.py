@@ -8,7 +8,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from omnidrop_stream.config import DecodeConfig, IntraConfig, PruningConfig, StreamConfig
+from omnidrop_stream.config import (
+    DecodeConfig,
+    IntraConfig,
+    PruningConfig,
+    ScheduleConfig,
+    StreamConfig,
+)
 from omnidrop_stream.errors import ConfigError
 from omnidrop_stream.method import (
     PolicySettings,
@@ -16,7 +22,6 @@ from omnidrop_stream.method import (
     Schedule,
     UnreachableRetention,
     catch_up_counts,
-    exact_depth,
     make_policy,
     solve_budget,
 )
@@ -28,11 +33,17 @@ UNSCHEDULED = ("keep-all", "intra-only")
 """Policies that drop nothing in the decoder, for which no target can be out of reach."""
 TEMPLATE_TOKENS = 32
 """Room kept for the template's own tokens when positions are budgeted."""
+EXPONENTIAL_START = Schedule("exponential", 0.001, 0.001)
+"""From where the solver moves an exponential schedule; the paper names no values. Its p_init cannot
+be 0, from which no growth by a factor begins.
+"""
 MIN_LAYERS = 3
 R0_MARGIN = 1.05
 """A head start is planned for a slightly fuller window, so that a fluctuating r0 does not break its
 promise.
 """
+_MANY = 1_000_000
+"""Tokens of an imagined window, large enough that rounding does not matter."""
 AUTO_RAISE_BELOW = 0.35
 AUTO_LOWER_ABOVE = 0.7
 """Shares of real time that ingest may take before ``auto`` moves the depth by one layer."""
@@ -94,26 +105,39 @@ def schedule_for(pruning: PruningConfig, n_layers: int, r0: float) -> Schedule:
 
     Raises ConfigError with the reachable minimum where the target cannot be met.
     """
-    if pruning.policy in UNSCHEDULED:
+    policy = policy_for(pruning, NOTHING_DROPPED)
+    if policy.paced_by == "nothing":
         return NOTHING_DROPPED
     if n_layers < MIN_LAYERS:
         raise ConfigError(
             f"this model has {n_layers} layers, and a schedule needs {MIN_LAYERS} or more; use a "
             "deeper model, or pruning.policy intra-only or keep-all"
         )
-    if pruning.schedule is not None:
-        given = pruning.schedule
-        try:
-            return Schedule(given.kind, given.p_init, given.p_final, given.t_mid, given.beta)
-        except ValueError as error:
-            raise ConfigError(f"pruning.schedule: {error}") from None
     target = pruning.retention if pruning.retention is not None else 1.0
-    if target >= r0:
-        return NOTHING_DROPPED
     try:
-        return solve_budget(target, n_layers=n_layers, r0=r0).schedule
+        if policy.paced_by == "retention":
+            policy.counts(round(r0 * _MANY), n_layers, _MANY)
+            return NOTHING_DROPPED
+        if pruning.schedule is not None:
+            return _given(pruning.schedule, policy)
+        if target >= r0:
+            return NOTHING_DROPPED
+        start = EXPONENTIAL_START if policy.paced_by == "exponential" else None
+        return solve_budget(target, n_layers=n_layers, r0=r0, start=start).schedule
     except UnreachableRetention as error:
         raise ConfigError(f"retention = {target:.0%}: {error}") from None
+
+
+def _given(given: ScheduleConfig, policy: PruningPolicy) -> Schedule:
+    if policy.name == "omnidrop-exponential" and given.kind != "exponential":
+        raise ConfigError(
+            f"pruning.schedule.kind = {given.kind!r} is not allowed with policy {policy.name!r}: "
+            "use exponential, or policy omnidrop"
+        )
+    try:
+        return Schedule(given.kind, given.p_init, given.p_final, given.t_mid, given.beta)
+    except ValueError as error:
+        raise ConfigError(f"pruning.schedule: {error}") from None
 
 
 def describe_schedule(pruning: PruningConfig, n_layers: int, r0: float) -> str:
@@ -121,14 +145,21 @@ def describe_schedule(pruning: PruningConfig, n_layers: int, r0: float) -> str:
 
     Appendix E's closed form stands beside the exact value.
     """
-    if pruning.policy in UNSCHEDULED:
+    policy = policy_for(pruning, NOTHING_DROPPED)
+    if policy.paced_by == "nothing":
         return f"{pruning.policy}: nothing leaves in the decoder"
+    target = pruning.retention if pruning.retention is not None else 1.0
+    if policy.paced_by == "retention":
+        counts = policy.counts(round(r0 * _MANY), n_layers, _MANY)
+        shares = ", ".join(f"{n / _MANY:.1%}" for n in counts)
+        return f"{pruning.policy}: retention {target:.1%}, by layer {shares}"
     if pruning.schedule is not None:
         return f"schedule as given: {pruning.schedule.model_dump()}"
-    target = pruning.retention if pruning.retention is not None else 1.0
     if target >= r0:
         return f"retention {target:.1%}: {r0:.1%} enters, nothing leaves in the decoder"
-    return f"retention {target:.1%}: {solve_budget(target, n_layers=n_layers, r0=r0).describe()}"
+    start = EXPONENTIAL_START if policy.paced_by == "exponential" else None
+    solved = solve_budget(target, n_layers=n_layers, r0=r0, start=start)
+    return f"retention {target:.1%}: {solved.describe()}"
 
 
 def policy_for(pruning: PruningConfig, schedule: Schedule) -> PruningPolicy:
@@ -140,6 +171,7 @@ def policy_for(pruning: PruningConfig, schedule: Schedule) -> PruningPolicy:
         normalise=pruning.diversity_normalise,
         guard_key_chunk=pruning.diversity_guard,
         seed=pruning.seed,
+        retention=None if pruning.schedule is not None else pruning.retention,
     )
     try:
         return make_policy(pruning.policy, settings)
@@ -209,8 +241,13 @@ def _exact(stream: StreamConfig, pruning: PruningConfig, n_layers: int, r0: floa
     try:
         schedule = schedule_for(pruning, n_layers, fuller)
     except ConfigError:
+        fuller = r0
         schedule = schedule_for(pruning, n_layers, r0)
-    return min(exact_depth(schedule, stream.budget_tokens, n_layers), n_layers)
+    # Fewer tokens than a full budget never drop earlier, so its depth serves every window. The
+    # first layer that drops still sees every token.
+    n = stream.budget_tokens
+    counts = policy_for(pruning, schedule).counts(n, n_layers, max(n, round(n / fuller)))
+    return next((layer for layer in range(n_layers) if counts[layer] < n), n_layers)
 
 
 def plan_question(
@@ -239,7 +276,7 @@ def plan_question(
             f"policy {policy.name!r} scores with rows that only exist at question time: open the "
             "stream with prefill_depth 0"
         )
-    paper = policy.counts(n0, n_layers, max(n_unpruned, n0, 1))
+    paper = _counts(policy, n0, max(n_unpruned, n0, 1), n_layers, nominal)
     drops = paper[-1] < n0
     if depth == n_layers and drops:
         return Plan(policy, paper, "read_side")
@@ -247,3 +284,16 @@ def plan_question(
     if depth > 0 and entering != paper:
         return Plan(policy, entering, "catch_up")
     return Plan(policy, entering, "exact_schedule" if depth > 0 and remembers else "exact")
+
+
+def _counts(
+    policy: PruningPolicy, n0: int, n_unpruned: int, n_layers: int, nominal: float
+) -> tuple[int, ...]:
+    """The policy's counts; as for a typical window where one too young cannot reach the target."""
+    try:
+        return policy.counts(n0, n_layers, n_unpruned)
+    except UnreachableRetention as young:
+        try:
+            return policy.counts(n0, n_layers, max(n0, round(n0 / nominal)))
+        except UnreachableRetention:
+            raise ConfigError(str(young)) from None

@@ -2,7 +2,8 @@
 
 Read in this order: `schedule` (how many tokens leave), `budget` (which schedule reaches a mean
 retention), `importance` (how tokens are scored), `diversity` (which ones leave), `intra` (what is
-pruned before the decoder), `policy` (all behind one interface, with the paper's controls).
+pruned before the decoder), `policies` (all behind one interface: the paper's, its controls, its
+peers).
 """
 
 from omnidrop_stream.method.budget import (
@@ -32,7 +33,7 @@ from omnidrop_stream.method.intra import (
     merge_patch,
     whole_clip_audio_saliency,
 )
-from omnidrop_stream.method.policy import (
+from omnidrop_stream.method.policies import (
     POLICIES,
     AudioGuided,
     Guidance,
@@ -40,9 +41,12 @@ from omnidrop_stream.method.policy import (
     KeepAll,
     LastToken,
     OmniDrop,
+    Pace,
     PolicySettings,
     PruningPolicy,
     Random,
+    RecentFirst,
+    SeatsInLayer,
     make_policy,
 )
 from omnidrop_stream.method.schedule import (
@@ -71,11 +75,14 @@ __all__ = [
     "MergeCarry",
     "Normalisation",
     "OmniDrop",
+    "Pace",
     "PolicySettings",
     "PruningPolicy",
     "Random",
+    "RecentFirst",
     "Schedule",
     "ScheduleKind",
+    "SeatsInLayer",
     "UnreachableRetention",
     "audio_guided_importance",
     "audio_saliency",

@@ -31,6 +31,12 @@ class LayerStore:
         self._count += 1
         return self._keys[:, : self._count], self._values[:, : self._count]
 
+    def cut(self, start: int, stop: int) -> None:
+        """Forget the positions from ``start`` up to ``stop``; what follows moves down."""
+        for held in (self._keys, self._values):
+            held[:, start : start + self._count - stop] = held[:, stop : self._count].clone()
+        self._count -= stop - start
+
     @property
     def nbytes(self) -> int:
         """Bytes allocated."""
@@ -49,6 +55,15 @@ class Fork:
     entering_audio: list[int]
     evidence: torch.Tensor
     """f32 [n0]: guidance score before any diversity term, summed over layers >= L/2."""
+
+    @torch.inference_mode()
+    def forget_block(self, first: int) -> None:
+        """Forget the audiovisual block, which begins at ``first``, in every layer, as a policy
+        wants that removes all of it before the last one: decoding reads text alone.
+        """
+        counts = zip(self.layers, self.entering_video, self.entering_audio, strict=True)
+        for store, video, audio in counts:
+            store.cut(first, first + video + audio)
 
     @property
     def nbytes(self) -> int:

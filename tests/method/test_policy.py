@@ -1,4 +1,4 @@
-"""policy.py: what leaves under each policy, and what each promises."""
+"""policies/: what leaves under each policy, and what each promises."""
 
 import pytest
 import torch
@@ -21,7 +21,14 @@ S = torch.tensor([0.9, 0.1, 0.3, 0.25, 0.2, 0.4])
 CHUNK = torch.tensor([0, 0, 1, 1, 2, 2])
 MODALITY = torch.tensor([0, 1, 0, 1, 0, 1])
 SCHEDULE = Schedule(p_init=0.02, p_final=0.5)
-PRUNING = ("omnidrop", "audio-guided", "last-token", "random")
+VARIANTS = (
+    "omnidrop-printed",
+    "omnidrop-normalised",
+    "omnidrop-guarded",
+    "omnidrop-no-tds",
+)
+PRUNING = ("omnidrop", *VARIANTS, "audio-guided", "last-token", "random", "recent-first")
+OWN_PACE = [name for name in POLICIES if make_policy(name).paced_by == "retention"]
 
 
 @pytest.mark.parametrize("name", POLICIES)
@@ -33,6 +40,11 @@ def test_an_unknown_policy_is_refused_with_the_names_that_are_known():
     with pytest.raises(ValueError, match="keep-all, last-token, omnidrop") as caught:
         make_policy("fastv")
     assert all(name in str(caught.value) for name in POLICIES)
+
+
+def test_a_misspelt_policy_is_refused_with_the_nearest_name():
+    with pytest.raises(ValueError, match="did you mean 'recent-first'"):
+        make_policy("recent-frist")
 
 
 @pytest.mark.parametrize("name", PRUNING)
@@ -59,7 +71,8 @@ def test_only_audio_guidance_needs_every_layer_at_question_time(name):
 @pytest.mark.parametrize(
     ("name", "guidance"),
     [("omnidrop", "question"), ("audio-guided", "audio"), ("last-token", "last"),
-     ("random", "none"), ("intra-only", "none"), ("keep-all", "none")],
+     ("random", "none"), ("intra-only", "none"), ("keep-all", "none"), ("recent-first", "none"),
+     ("omnidrop-printed", "question"), ("seats-in-layer", "last")],
 )  # fmt: skip
 def test_each_policy_says_who_guides(name, guidance):
     assert make_policy(name).guidance == guidance
@@ -97,6 +110,50 @@ def test_the_settings_reach_algorithm_1():
     guarded = temporal_diversity_prune(S, CHUNK, 3, 3.0, guard_key_chunk=True)
     assert torch.equal(dropped, guarded)
     assert not torch.equal(guarded, temporal_diversity_prune(S, CHUNK, 3, 3.0))
+
+
+@pytest.mark.parametrize(
+    ("name", "normalise", "guard"),
+    [("omnidrop-printed", "none", False), ("omnidrop-normalised", "max", False),
+     ("omnidrop-guarded", "none", True)],
+)  # fmt: skip
+@pytest.mark.parametrize("configured", [("none", False), ("max", True)])
+def test_a_named_variant_is_what_it_says_whatever_is_configured(name, normalise, guard, configured):
+    settings = PolicySettings(normalise=configured[0], guard_key_chunk=configured[1])
+    dropped = make_policy(name, settings).drop(20, 28, S, CHUNK, MODALITY, 3)
+    expected = temporal_diversity_prune(S, CHUNK, 3, 0.2, normalise, guard)
+    assert torch.equal(dropped, expected)
+
+
+def test_without_tds_the_lowest_scores_leave_in_every_layer():
+    policy = make_policy("omnidrop-no-tds", PolicySettings(div_weight=3.0))
+    assert torch.equal(policy.drop(26, 28, S, CHUNK, MODALITY, 3), lowest_prune(S, 3))
+    printed = make_policy("omnidrop-printed", PolicySettings(div_weight=3.0))
+    assert not torch.equal(printed.drop(26, 28, S, CHUNK, MODALITY, 3), lowest_prune(S, 3))
+
+
+def test_the_exponential_variant_differs_in_its_counts_alone():
+    settings = PolicySettings(schedule=SCHEDULE)
+    policy = make_policy("omnidrop-exponential", settings)
+    assert policy.paced_by == "exponential"
+    assert policy.counts(1_000, 28, 2_200) == token_counts(
+        Schedule("exponential", 0.02, 0.5), 1_000, 28
+    )
+    plain = make_policy("omnidrop", settings).drop(20, 28, S, CHUNK, MODALITY, 2)
+    assert torch.equal(policy.drop(20, 28, S, CHUNK, MODALITY, 2), plain)
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 5])
+def test_recent_first_drops_the_oldest_chunks_wherever_they_stand(k):
+    shuffled = torch.tensor([2, 0, 1, 0, 2, 1])
+    dropped = make_policy("recent-first").drop(9, 28, None, shuffled, MODALITY, k).tolist()
+    assert sorted(dropped, key=lambda i: (shuffled[i], i)) == [1, 3, 2, 5, 0][:k]
+
+
+@pytest.mark.parametrize("name", OWN_PACE)
+def test_a_policy_that_paces_itself_refuses_a_schedule_in_place_of_a_retention(name):
+    with pytest.raises(ValueError, match="paces itself"):
+        make_policy(name, PolicySettings(retention=None))
 
 
 def test_audio_guidance_drops_by_omnidrops_rule():
