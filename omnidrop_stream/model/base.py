@@ -13,7 +13,7 @@ from omnidrop_stream.method import PruningPolicy
 from omnidrop_stream.model.fork import Fork
 from omnidrop_stream.model.pixels import PixelSettings
 from omnidrop_stream.model.template import Tokenizer
-from omnidrop_stream.model.towers import EncodeCarry, Encoded, EncodeSettings
+from omnidrop_stream.model.towers import EncodeCarry, Encoded, EncodeRequest, EncodeSettings
 from omnidrop_stream.model.watch_words import WatchTemplates
 from omnidrop_stream.types import Chunk, ChunkTokens
 
@@ -91,6 +91,27 @@ class Question:
     max_new_tokens: int
 
 
+@dataclass(frozen=True, slots=True)
+class ExtendRequest:
+    """What `OmniModel.extend` takes: ``layers`` over one chunk's tokens behind ``past``."""
+
+    prompt: Prompt
+    past: Sequence[Segment]
+    past_slots: Sequence[int]
+    tokens: ChunkTokens
+    slot: int
+    hidden: torch.Tensor
+    layers: range
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeRequest:
+    """One more token of an answer; its fork is changed."""
+
+    fork: Fork
+    token: int
+
+
 class OmniModel(Protocol):
     """A model that can be fed chunk by chunk and asked at any time. Holds weights, no stream's
     state.
@@ -107,6 +128,9 @@ class OmniModel(Protocol):
     def encode(self, chunk: Chunk, carry: EncodeCarry, settings: EncodeSettings) -> Encoded:
         """Towers and pruning within each modality."""
 
+    def encode_batch(self, requests: Sequence[EncodeRequest]) -> list[Encoded]:
+        """`encode` for chunks of several streams, each tower once over all of them."""
+
     def prefill_prompt(self, ids: list[int], markers: int) -> Prompt:
         """All layers over the prompt; its last ``markers`` tokens share a position."""
 
@@ -122,6 +146,11 @@ class OmniModel(Protocol):
     ) -> Generator[None, None, States]:
         """Run ``layers`` over one chunk's tokens after ``past``; yields after each layer."""
 
+    def extend_batch(
+        self, requests: Sequence[ExtendRequest]
+    ) -> Generator[None, None, list[States]]:
+        """`extend` for chunks of several streams together; yields after each layer."""
+
     def pruned_prefill(
         self, prompt: Prompt, segments: Sequence[Segment], slots: Sequence[int], question: Question
     ) -> Generator[None, None, Fork]:
@@ -129,3 +158,6 @@ class OmniModel(Protocol):
 
     def decode_step(self, fork: Fork, token: int) -> torch.Tensor:
         """Append one token to the answer: logits f32 [vocabulary] of the next. Mutates ``fork``."""
+
+    def decode_batch(self, requests: Sequence[DecodeRequest]) -> list[torch.Tensor]:
+        """`decode_step` for several answers together. Mutates their forks."""

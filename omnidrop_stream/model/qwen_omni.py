@@ -9,14 +9,28 @@ import torch
 
 from omnidrop_stream.cache import Segment
 from omnidrop_stream.model.attention import causal_attention
-from omnidrop_stream.model.base import ModelSpec, Prompt, Question, States
+from omnidrop_stream.model.base import (
+    DecodeRequest,
+    ExtendRequest,
+    ModelSpec,
+    Prompt,
+    Question,
+    States,
+)
+from omnidrop_stream.model.batch import Past, decode_batch, extend_batch
 from omnidrop_stream.model.decoder import Decoder
 from omnidrop_stream.model.fork import Fork
 from omnidrop_stream.model.parts import parts_of
 from omnidrop_stream.model.prefill import PrunedPrefill, Trunk
 from omnidrop_stream.model.rope import Rotary, block_positions, rotate, text_positions
 from omnidrop_stream.model.template import Tokenizer
-from omnidrop_stream.model.towers import EncodeCarry, Encoded, EncodeSettings, Towers
+from omnidrop_stream.model.towers import (
+    EncodeCarry,
+    Encoded,
+    EncodeRequest,
+    EncodeSettings,
+    Towers,
+)
 from omnidrop_stream.types import Chunk, ChunkTokens
 
 
@@ -68,6 +82,10 @@ class QwenOmni:
     def encode(self, chunk: Chunk, carry: EncodeCarry, settings: EncodeSettings) -> Encoded:
         """Towers and pruning within each modality."""
         return self._towers.encode(chunk, carry, settings)
+
+    def encode_batch(self, requests: Sequence[EncodeRequest]) -> list[Encoded]:
+        """`encode` for chunks of several streams, each tower once over all of them."""
+        return self._towers.encode_batch(requests)
 
     @torch.inference_mode()
     def prefill_prompt(self, ids: list[int], markers: int) -> Prompt:
@@ -121,6 +139,16 @@ class QwenOmni:
             yield
         return States(keys, values, hidden)
 
+    def extend_batch(
+        self, requests: Sequence[ExtendRequest]
+    ) -> Generator[None, None, list[States]]:
+        """`extend` for chunks of several streams together; yields after each layer."""
+
+        def past_of(one: ExtendRequest) -> Past:
+            return Trunk.of(self._decoder, self._spec, one.prompt, one.past, one.past_slots)
+
+        return (yield from extend_batch(self._decoder, self._spec, requests, past_of))
+
     def pruned_prefill(
         self, prompt: Prompt, segments: Sequence[Segment], slots: Sequence[int], question: Question
     ) -> Generator[None, None, Fork]:
@@ -142,3 +170,7 @@ class QwenOmni:
         fork.next_position += 1
         fork.logits = decoder.logits(hidden)
         return fork.logits
+
+    def decode_batch(self, requests: Sequence[DecodeRequest]) -> list[torch.Tensor]:
+        """`decode_step` for several answers together. Mutates their forks."""
+        return decode_batch(self._decoder, requests)

@@ -8,6 +8,7 @@ patch.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -22,6 +23,7 @@ from omnidrop_stream.method import (
     merge_patch,
 )
 from omnidrop_stream.model.mel import MelCarry, chunk_mel
+from omnidrop_stream.model.patch_product import with_patch_product
 from omnidrop_stream.model.pixels import PixelSettings, fit_size, patchify, resize_frames
 from omnidrop_stream.model.rope import audio_offsets, video_offsets
 from omnidrop_stream.types import CHUNK_SECONDS, Chunk, ChunkTokens, Modality
@@ -81,6 +83,15 @@ class Encoded:
 
 
 @dataclass(frozen=True, slots=True)
+class EncodeRequest:
+    """One chunk to encode, with what its stream carried over."""
+
+    chunk: Chunk
+    carry: EncodeCarry
+    settings: EncodeSettings
+
+
+@dataclass(frozen=True, slots=True)
 class _Part:
     embeds: torch.Tensor
     offsets: torch.Tensor
@@ -88,34 +99,71 @@ class _Part:
     last_id: tuple[int, int]
 
 
+@dataclass(frozen=True, slots=True)
+class _Pixels:
+    """A chunk's pictures, ready for the tower: patches [count * rows * columns * merge^2, p]."""
+
+    patches: torch.Tensor
+    count: int
+    """Temporal patches."""
+    rows: int
+    columns: int
+    """Of tokens."""
+
+    @property
+    def tokens(self) -> int:
+        return self.count * self.rows * self.columns
+
+
 class Towers:
     """Drives a checkpoint's own audio and vision towers. Stateless: all state is in the carry."""
 
     def __init__(self, audio: Any, visual: Any, pixels: PixelSettings, n_mels: int) -> None:
         self._audio = audio
-        self._visual = visual
+        self._visual = with_patch_product(visual)
         self._pixels = pixels
         self._n_mels = n_mels
         self._dtype: torch.dtype = next(visual.parameters()).dtype
         self._device: torch.device = next(visual.parameters()).device
 
-    @torch.inference_mode()
     def encode(self, chunk: Chunk, carry: EncodeCarry, settings: EncodeSettings) -> Encoded:
         """Tokens of ``chunk`` after pruning within each modality; ``carry`` is not changed."""
-        carry = self._opened(chunk, carry)
-        parts: list[tuple[Modality, _Part]] = []
-        if chunk.frames is not None and len(chunk.frames):
-            video, merge = self._video(chunk, chunk.frames, carry.merge, settings)
-            carry = replace(carry, merge=merge)
-            parts.append((Modality.VIDEO, video))
-        if chunk.audio is not None:
+        return self.encode_batch([EncodeRequest(chunk, carry, settings)])[0]
+
+    @torch.inference_mode()
+    def encode_batch(self, requests: Sequence[EncodeRequest]) -> list[Encoded]:
+        """The same for chunks of several streams, each tower once over all of them; equal to
+        `encode` of each within rounding.
+        """
+        carries = [self._opened(r.chunk, r.carry) for r in requests]
+        parts: list[list[tuple[Modality, _Part]]] = [[] for _ in requests]
+        shown = [n for n, r in enumerate(requests) if _pictures(r.chunk) is not None]
+        pixels = [self._prepared(requests[n]) for n in shown]
+        for n, one, embeds in zip(shown, pixels, self._look(pixels), strict=True):
+            merge = carries[n].merge
+            video, merge = self._video(requests[n], one, embeds, merge)
+            carries[n] = replace(carries[n], merge=merge)
+            parts[n].append((Modality.VIDEO, video))
+        heard: list[int] = []
+        mels: list[torch.Tensor] = []
+        for n, request in enumerate(requests):
+            chunk = request.chunk
+            if chunk.audio is None:
+                continue
             mel, mel_carry = chunk_mel(
-                chunk.audio, chunk.audio_left, chunk.audio_right, carry.mel, self._n_mels
+                chunk.audio, chunk.audio_left, chunk.audio_right, carries[n].mel, self._n_mels
             )
-            carry = replace(carry, mel=mel_carry)
+            carries[n] = replace(carries[n], mel=mel_carry)
             if mel.shape[1] >= MIN_MEL_FRAMES:
-                parts.append((Modality.AUDIO, self.audio_part(mel, settings.intra)))
-        return Encoded(self._joined(parts), carry.window, carry)
+                heard.append(n)
+                mels.append(mel)
+        for n, (embeds, saliency) in zip(heard, self._hear(mels), strict=True):
+            sound = _audio(embeds, saliency, requests[n].settings.intra)
+            parts[n].append((Modality.AUDIO, sound))
+        return [
+            Encoded(self._joined(found), carry.window, carry)
+            for found, carry in zip(parts, carries, strict=True)
+        ]
 
     def _opened(self, chunk: Chunk, carry: EncodeCarry) -> EncodeCarry:
         """The carry as this chunk finds it: merging restarts after a gap, a new epoch or another
@@ -146,62 +194,120 @@ class Towers:
             chunks_in_window=1 if new_window else carry.chunks_in_window + 1,
         )
 
-    def _video(
-        self, chunk: Chunk, frames: np.ndarray, merge: MergeCarry | None, settings: EncodeSettings
-    ) -> tuple[_Part, MergeCarry | None]:
-        p = self._pixels
-        size = fit_size(int(frames.shape[1]), int(frames.shape[2]), settings.frame_tokens, p.factor)
-        patches = patchify(resize_frames(frames, size), p).to(self._device, self._dtype)
+    def _moved(self, values: torch.Tensor) -> torch.Tensor:
+        """``values`` on the towers' device in their type; to a GPU from pinned memory, without
+        waiting for it.
+        """
+        if self._device.type == "cuda":
+            values = values.pin_memory().to(self._device, non_blocking=True)
+        return values.to(self._device, self._dtype)
+
+    # -- vision
+
+    def _prepared(self, request: EncodeRequest) -> _Pixels:
+        p, frames = self._pixels, _pictures(request.chunk)
+        if frames is None:
+            raise ValueError("a chunk without pictures has none to prepare")
+        tokens = request.settings.frame_tokens
+        size = fit_size(int(frames.shape[1]), int(frames.shape[2]), tokens, p.factor)
+        patches = self._moved(patchify(resize_frames(frames, size), p))
         rows, columns = size[0] // p.factor, size[1] // p.factor
-        per_patch = rows * columns
-        count = patches.shape[0] // (per_patch * p.merge_size**2)
-        grid = torch.tensor(
-            [[count, size[0] // p.patch_size, size[1] // p.patch_size]], device=self._device
+        return _Pixels(
+            patches, patches.shape[0] // (rows * columns * p.merge_size**2), rows, columns
         )
+
+    def _look(self, pixels: Sequence[_Pixels]) -> list[torch.Tensor]:
+        """Embeddings [tokens, d] of each. Temporal patches do not see each other, so those of one
+        size are one long clip, and clips of several sizes one packed row.
+        """
+        if not pixels:
+            return []
+        order = sorted(range(len(pixels)), key=lambda n: (pixels[n].rows, pixels[n].columns))
+        side = self._pixels.merge_size
+        grids: list[list[int]] = []
+        for n in order:
+            one = pixels[n]
+            size = [one.rows * side, one.columns * side]
+            if grids and grids[-1][1:] == size:
+                grids[-1][0] += one.count
+            else:
+                grids.append([one.count, *size])
+        patches = torch.cat([pixels[n].patches for n in order])
+        grid = torch.tensor(grids, device=self._device)
         embeds = self._visual(patches, grid_thw=grid).pooler_output
-        ids_per_patch = settings.ids_per_second * p.temporal_patch_size / chunk.fps
-        offsets = video_offsets(count, rows, columns, ids_per_patch)
-        last = (int((count - 1) * ids_per_patch), max(rows, columns) - 1)
+        split = torch.split(embeds, [pixels[n].tokens for n in order])
+        found = dict(zip(order, split, strict=True))
+        return [found[n] for n in range(len(pixels))]
+
+    def _video(
+        self,
+        request: EncodeRequest,
+        pixels: _Pixels,
+        embeds: torch.Tensor,
+        merge: MergeCarry | None,
+    ) -> tuple[_Part, MergeCarry | None]:
+        settings, count = request.settings, pixels.count
+        per_patch = pixels.rows * pixels.columns
+        ids = settings.ids_per_second * self._pixels.temporal_patch_size / request.chunk.fps
+        offsets = video_offsets(count, pixels.rows, pixels.columns, ids)
+        last = (int((count - 1) * ids), max(pixels.rows, pixels.columns) - 1)
         if not settings.intra.enabled:
             return _Part(embeds, offsets, count * per_patch, last), None
         kept = []
-        for number, patch in enumerate(embeds.split(per_patch)):
+        for number, patch in enumerate(torch.split(embeds, per_patch)):
             stay, merge = merge_patch(patch, merge, settings.intra.video_keep)
             kept.append(stay.cpu() + number * per_patch)
         index = torch.cat(kept)
         part = _Part(embeds[index.to(embeds.device)], offsets[:, index], count * per_patch, last)
-        return part, merge
+        return part, _owned(merge)
+
+    # -- sound
 
     def audio_part(self, mel: torch.Tensor, intra: IntraSettings) -> _Part:
         """Tokens of one block's features [n_mels, frames <= 200], the least salient left out."""
+        ((embeds, saliency),) = self._hear([mel])
+        return _audio(embeds, saliency, intra)
+
+    def _hear(self, mels: Sequence[torch.Tensor]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Embeddings [tokens, d] and saliency [tokens] of each block; those of one length go
+        through the tower together.
+        """
+        found: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        lengths = [int(mel.shape[1]) for mel in mels]
+        for length in dict.fromkeys(lengths):
+            same = [n for n, other in enumerate(lengths) if other == length]
+            found.update(zip(same, self._blocks(torch.stack([mels[n] for n in same])), strict=True))
+        return [found[n] for n in range(len(mels))]
+
+    def _blocks(self, mels: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """The same for blocks of one length, mels [B, n_mels, frames]."""
         tower = self._audio
-        x = mel[None].to(self._device, self._dtype)
-        x = torch.nn.functional.gelu(tower.conv1(x))
-        x = torch.nn.functional.gelu(tower.conv2(x)).transpose(1, 2)[0]
-        x = x + tower.positional_embedding.positional_embedding[: x.shape[0]].to(x.dtype)
-        bounds = torch.tensor([0, x.shape[0]], dtype=torch.int32, device=x.device)
+        x = torch.nn.functional.gelu(tower.conv1(self._moved(mels)))
+        x = torch.nn.functional.gelu(tower.conv2(x)).transpose(1, 2)
+        blocks, length, width = x.shape
+        x = x + tower.positional_embedding.positional_embedding[:length].to(x.dtype)
+        x = x.reshape(blocks * length, width)
+        bounds = torch.arange(0, blocks * length + 1, length, dtype=torch.int32, device=x.device)
         for layer in tower.layers[:-1]:
-            x = layer(x, cu_seqlens=bounds, max_seqlen=x.shape[0])[0]
-        saliency = self._saliency(tower.layers[-1], x)
-        x = tower.layers[-1](x, cu_seqlens=bounds, max_seqlen=x.shape[0])[0]
-        pairs = x[: x.shape[0] // 2 * 2].view(-1, 2, x.shape[1])
-        embeds = tower.proj(tower.ln_post((pairs[:, 0] + pairs[:, 1]) / 2))
-        n = int(embeds.shape[0])
-        offsets = audio_offsets(n)
-        if not intra.enabled:
-            return _Part(embeds, offsets, n, (n - 1, -1))
-        stay = keep_salient(saliency, intra.audio_keep)
-        return _Part(embeds[stay], offsets[:, stay.cpu()], n, (n - 1, -1))
+            x = layer(x, cu_seqlens=bounds, max_seqlen=length)[0]
+        saliency = self._saliency(tower.layers[-1], x, blocks)
+        x = tower.layers[-1](x, cu_seqlens=bounds, max_seqlen=length)[0]
+        pairs = x.view(blocks, length, width)[:, : length // 2 * 2].unflatten(1, (-1, 2))
+        embeds = tower.proj(tower.ln_post((pairs[:, :, 0] + pairs[:, :, 1]) / 2))
+        return list(zip(embeds, saliency, strict=True))
 
     @staticmethod
-    def _saliency(layer: Any, x: torch.Tensor) -> torch.Tensor:
-        """Received attention of each token in the last layer's true block attention."""
+    def _saliency(layer: Any, x: torch.Tensor, blocks: int) -> list[torch.Tensor]:
+        """Received attention of each block's tokens in the last layer's true block attention."""
         attention = layer.self_attn
         normed = layer.self_attn_layer_norm(x)
-        heads, length = attention.num_heads, x.shape[0]
-        q = attention.q_proj(normed).view(length, heads, -1).transpose(0, 1)
-        k = attention.k_proj(normed).view(length, heads, -1).transpose(0, 1)
-        return audio_saliency(block_attention(q, k, scale=attention.scaling))
+        shape = (blocks, x.shape[0] // blocks, attention.num_heads, -1)
+        q = attention.q_proj(normed).view(shape).transpose(1, 2)
+        k = attention.k_proj(normed).view(shape).transpose(1, 2)
+        return [
+            audio_saliency(block_attention(q[n], k[n], scale=attention.scaling))
+            for n in range(blocks)
+        ]
 
     def _joined(self, parts: list[tuple[Modality, _Part]]) -> ChunkTokens:
         device = self._device
@@ -220,3 +326,21 @@ class Towers:
             n_unpruned_video=sum(p.n_unpruned for m, p in parts if m is Modality.VIDEO),
             last_id=parts[-1][1].last_id,
         )
+
+
+def _pictures(chunk: Chunk) -> np.ndarray | None:
+    return chunk.frames if chunk.frames is not None and len(chunk.frames) else None
+
+
+def _audio(embeds: torch.Tensor, saliency: torch.Tensor, intra: IntraSettings) -> _Part:
+    n = int(embeds.shape[0])
+    offsets = audio_offsets(n)
+    if not intra.enabled:
+        return _Part(embeds, offsets, n, (n - 1, -1))
+    stay = keep_salient(saliency, intra.audio_keep)
+    return _Part(embeds[stay], offsets[:, stay.cpu()], n, (n - 1, -1))
+
+
+def _owned(merge: MergeCarry | None) -> MergeCarry | None:
+    """The carry with a reference of its own: a view would keep the whole batch alive."""
+    return None if merge is None else replace(merge, reference=merge.reference.clone())
