@@ -12,8 +12,11 @@ from omnidrop_stream.lab.eval_types import Record
 class StateFile:
     """A head and one record a line. A last line that was cut off is thrown away."""
 
-    def __init__(self, path: Path, head: Record) -> None:
-        """Read what is there, or begin. Raises UsageError where it belongs to another run."""
+    def __init__(self, path: Path, head: Record, command: str = "omnidrop eval") -> None:
+        """Read what is there, or begin. Raises UsageError where it belongs to another run.
+
+        command: whose state it is, for messages.
+        """
         self._path = path
         self.records: list[Record] = []
         text = b""
@@ -31,7 +34,7 @@ class StateFile:
                 path.write_bytes(whole or (json.dumps(head) + "\n").encode())
         except ValueError:
             raise UsageError(
-                f"{path} is no state file of omnidrop eval; give another --state or remove it"
+                f"{path} is no state file of {command}; give another --state or remove it"
             ) from None
         except OSError as error:
             reason = error.strerror or error
@@ -42,3 +45,17 @@ class StateFile:
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
         self.records.append(record)
+
+
+def read_state(path: Path, command: str) -> list[Record]:
+    """A state file's whole lines, its head first; raises UsageError for what is none."""
+    try:
+        text = path.read_bytes()
+        lines = [json.loads(line) for line in text[: text.rfind(b"\n") + 1].splitlines()]
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read ({error.strerror or error})") from None
+    except ValueError:
+        lines = []
+    if not lines or not all(isinstance(line, dict) and "type" in line for line in lines):
+        raise UsageError(f"{path} is no state file of {command}; give what --state has written")
+    return lines
