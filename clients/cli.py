@@ -319,6 +319,12 @@ def evaluate(context: typer.Context) -> int:
 
 
 @app.command(context_settings=_PASSED_ON)
+def benchmark(context: typer.Context) -> int:
+    """Score published benchmarks on any checkpoint (see omnidrop benchmark --help)."""
+    return _handed_on("benchmark", context.args)
+
+
+@app.command(context_settings=_PASSED_ON)
 def world(context: typer.Context) -> int:
     """Write the world to a file: omnidrop world render OUT.mp4 (see omnidrop world --help)."""
     return _handed_on("world", context.args)
