@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
+from typing import Any
 
 import torch
 
@@ -17,6 +18,8 @@ from omnidrop_stream.model.sampling import pick_token
 from omnidrop_stream.model.template import ChatTemplate, Tail, Turn
 from omnidrop_stream.plan import plan_question
 from omnidrop_stream.types import Answer, Delta, Evidence, Gap, LayerCount, Query, Step, TokenUse
+from omnidrop_stream.wanted import Wanted
+from omnidrop_stream.wants import decode_wanted
 
 UNFINISHED = "\N{REPLACEMENT CHARACTER}"
 
@@ -105,8 +108,10 @@ class AnswerRun:
         self._fork = None
         self._segments = ()
 
-    def turns(self, cancelled: Callable[[], bool]) -> Generator[Delta | Answer | Step, None, None]:
-        """Prefill layer by layer, then one turn for each token; `Answer` last."""
+    def turns(
+        self, cancelled: Callable[[], bool]
+    ) -> Generator[Delta | Answer | Step | Wanted, Any, None]:
+        """Prefill layer by layer, then one turn for each token, `Wanted`; `Answer` last."""
         before = self._clock()
         self._parts_ms["open_chunk"] = (before - self._started) * 1e3 if self._provisional else 0.0
         slots = slots_of(self._segments)
@@ -128,7 +133,7 @@ class AnswerRun:
 
     def _decoding(
         self, cancelled: Callable[[], bool]
-    ) -> Generator[Delta | Answer | Step, None, None]:
+    ) -> Generator[Delta | Answer | Step | Wanted, Any, None]:
         decode, fork = self._decode, self._fork
         if fork is None:
             raise RuntimeError("decoding before the prefill has ended")
@@ -157,7 +162,7 @@ class AnswerRun:
                 finish = "cancelled"
                 break
             if number + 1 < decode.max_tokens:
-                logits = self._model.decode_step(fork, token)
+                logits = yield decode_wanted(self._model, fork, token)
         if rest := self._piece(last=True):
             yield Delta(self._query.id, seq, rest)
         yield self._finish(finish, first_at)

@@ -8,9 +8,11 @@ from dataclasses import replace
 import torch
 
 from omnidrop_stream.cache import Segment, slots_of
-from omnidrop_stream.model.base import OmniModel, Prompt, States
+from omnidrop_stream.model.base import ExtendRequest, OmniModel, Prompt, States
 from omnidrop_stream.model.towers import Encoded
 from omnidrop_stream.types import Chunk
+from omnidrop_stream.wanted import Wanted, alone
+from omnidrop_stream.wants import extend_wanted
 
 
 def bare_segment(
@@ -44,10 +46,21 @@ def deepened(
     """``segment`` with ``layers`` run over ``hidden`` [n, d] behind ``past``, which has them.
     Earlier layers' states are kept in front. Yields after each layer.
     """
+    return (yield from alone(deepened_together(model, prompt, segment, past, hidden, layers)))
+
+
+def deepened_together(
+    model: OmniModel,
+    prompt: Prompt,
+    segment: Segment,
+    past: tuple[Segment, ...],
+    hidden: torch.Tensor,
+    layers: range,
+) -> Generator[Wanted, States, Segment]:
+    """The same, the layers as one `Wanted`."""
     slots = slots_of((*past, segment))
-    states: States = yield from model.extend(
-        prompt, past, slots[:-1], segment.tokens, slots[-1], hidden, layers
-    )
+    request = ExtendRequest(prompt, past, slots[:-1], segment.tokens, slots[-1], hidden, layers)
+    states = yield extend_wanted(model, request)
     done = layers.start > 0
     return replace(
         segment,

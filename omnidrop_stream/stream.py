@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass
+from typing import Any
 
 from omnidrop_stream.answer import AnswerRun
 from omnidrop_stream.cache import Budget, Segment, TokenCache, expected_bytes
@@ -33,30 +33,15 @@ from omnidrop_stream.plan import (
     schedule_for,
     slots_within,
 )
-from omnidrop_stream.segments import bare_segment, deepened
+from omnidrop_stream.segments import bare_segment, deepened, deepened_together
+from omnidrop_stream.stream_status import StreamStatus
 from omnidrop_stream.types import Answer, Chunk, Coverage, Delta, Gap, Query, Step
+from omnidrop_stream.wanted import Wanted, alone
+from omnidrop_stream.wants import encode_wanted
 from omnidrop_stream.watch import Judgement, Judging, Standing, newest_pair, standing_question
 from omnidrop_stream.watch_config import WatchConfig
 
 Turns = Generator[Delta | Answer | Step, None, None]
-
-
-@dataclass(frozen=True, slots=True)
-class StreamStatus:
-    """What a stream holds and has seen."""
-
-    chunks_held: int
-    tokens: int
-    budget_tokens: int
-    nbytes: int
-    fork_bytes: int
-    depth: int
-    pushed: int
-    evicted: int
-    dropped: int
-    answers_in_progress: int
-    last_push_s: float
-    end_s: float | None
 
 
 class OmniStream:
@@ -158,9 +143,15 @@ class OmniStream:
         """The same in turns. Room is made at the second one, and the chunk joins the trunk at the
         last: an abandoned push adds nothing.
         """
+        return alone(self.push_together(chunk))
+
+    def push_together(self, chunk: Chunk) -> Generator[Wanted | None, Any, None]:
+        """The same, where what the model has to do for it is `Wanted`."""
         started, generation = self._clock(), self._generation
-        encoded = self._model.encode(chunk, self._carry, self._encode_settings)
-        yield
+        encoded: Encoded = yield encode_wanted(
+            self._model, chunk, self._carry, self._encode_settings
+        )
+        yield None
         spec = self._model.spec
         kv_width = spec.n_kv_heads * spec.head_dim
         size = expected_bytes(encoded.tokens, self._depth, spec.n_layers, kv_width)
@@ -197,10 +188,10 @@ class OmniStream:
 
     def _extended(
         self, chunk: Chunk, encoded: Encoded, held: tuple[Segment, ...], depth: int
-    ) -> Generator[None, None, Segment]:
+    ) -> Generator[Wanted, Any, Segment]:
         bare = bare_segment(self._prompt, chunk, encoded, held)
-        hidden = encoded.tokens.embeds
-        return (yield from deepened(self._model, self._prompt, bare, held, hidden, range(depth)))
+        hidden, layers = encoded.tokens.embeds, range(depth)
+        return (yield from deepened_together(self._model, self._prompt, bare, held, hidden, layers))
 
     # -- depth
 
@@ -303,6 +294,17 @@ class OmniStream:
         alone. ``cancelled`` is looked at between turns. The question is checked at the first turn:
         QuestionError, NothingHeld, Busy, ConfigError.
         """
+        return alone(self.ask_together(query, pruning, decode, open_chunk, cancelled))
+
+    def ask_together(
+        self,
+        query: Query | str,
+        pruning: PruningConfig | None = None,
+        decode: DecodeConfig | None = None,
+        open_chunk: Chunk | None = None,
+        cancelled: Callable[[], bool] = lambda: False,
+    ) -> Generator[Delta | Answer | Step | Wanted, Any, None]:
+        """The same, where each token after the first is `Wanted`."""
         query = Query(query) if isinstance(query, str) else query
         decode = decode or self._config.decode
         started, generation, depth = self._clock(), self._generation, self._depth
@@ -361,7 +363,7 @@ class OmniStream:
         yield Step.PREFILL
         if not encoded.tokens.count:
             return ()
-        turns = self._extended(chunk, encoded, held, depth)
+        turns = alone(self._extended(chunk, encoded, held, depth))
         while not cancelled():
             try:
                 next(turns)

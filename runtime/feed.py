@@ -21,7 +21,8 @@ from runtime.overload import Change, Ladder, Step
 from runtime.stats import Stats
 
 if TYPE_CHECKING:  # torch comes with the model, on its thread
-    from omnidrop_stream.stream import OmniStream, StreamStatus
+    from omnidrop_stream.stream import OmniStream
+    from omnidrop_stream.stream_status import StreamStatus
 
 DEPTH = 3
 OLDEST_S = 2 * CHUNK_SECONDS

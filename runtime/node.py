@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
 
-from omnidrop_stream.config import Config, DecodeConfig, PruningConfig, merged
+from omnidrop_stream.config import Config, DecodeConfig, PruningConfig
 from omnidrop_stream.errors import NothingHeld, OmniDropError, UnknownCamera, UsageError
 from omnidrop_stream.types import Answer, Delta
 from omnidrop_stream.watch_config import WatchConfig
@@ -19,6 +19,7 @@ from runtime.backoff import Outage
 from runtime.group import SessionGroup
 from runtime.host import ModelHost
 from runtime.node_watches import NodeWatches
+from runtime.opening import with_retention
 from runtime.redact import redact
 from runtime.session import StreamSession
 from runtime.sources import SourceOptions
@@ -381,8 +382,4 @@ class Node:
 
 def _pruning(config: Config, retention: float | None) -> PruningConfig | None:
     """The camera's pruning with another target; None: as it is."""
-    if retention is None:
-        return None
-    values = {**config.pruning.model_dump(exclude_unset=True), "retention": retention}
-    values.pop("schedule", None)
-    return merged(config, {"pruning": values}, "retention").pruning
+    return None if retention is None else with_retention(config, config.pruning, retention)

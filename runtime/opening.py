@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from omnidrop_stream.config import Config, merged
+from omnidrop_stream.config import Config, PruningConfig, merged
 from omnidrop_stream.types import StreamKind
 from runtime.asking import kind_for, within_reach
 from runtime.host import ModelHost
@@ -15,7 +15,8 @@ from runtime.sources.base import SourceInfo
 
 if TYPE_CHECKING:  # torch comes with the model, on its thread
     from omnidrop_stream.model.base import OmniModel
-    from omnidrop_stream.stream import OmniStream, StreamStatus
+    from omnidrop_stream.stream import OmniStream
+    from omnidrop_stream.stream_status import StreamStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,3 +50,10 @@ def _opened(model: OmniModel, config: Config, note: str) -> OpenStream:
     merging = intra_for(config.pruning, config.intra).enabled
     steps = steps_for(settings.kind, settings.fps, merging=merging)
     return OpenStream(stream, stream.status(), config, note, steps)
+
+
+def with_retention(config: Config, pruning: PruningConfig, fraction: float) -> PruningConfig:
+    """``pruning`` with another target mean retention, instead of a schedule where it had one."""
+    values = {**pruning.model_dump(exclude_unset=True), "retention": fraction}
+    values.pop("schedule", None)
+    return merged(config, {"pruning": values}, "retention").pruning

@@ -15,7 +15,7 @@ from contextlib import aclosing
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from omnidrop_stream.config import Config, DecodeConfig, DepthName, PruningConfig, merged
+from omnidrop_stream.config import Config, DecodeConfig, DepthName, PruningConfig
 from omnidrop_stream.errors import NothingHeld, OmniDropError, SourceError
 from omnidrop_stream.types import Answer, Chunk, Delta, Query, StreamKind
 from runtime.answers import Answers
@@ -23,7 +23,7 @@ from runtime.capture import CaptureThread
 from runtime.feed import ChunkFeed
 from runtime.host import ModelHost
 from runtime.loop_delay import watch_loop
-from runtime.opening import open_stream
+from runtime.opening import open_stream, with_retention
 from runtime.sources import SourceOptions, open_source
 from runtime.sources.base import LiveSource, Source, SourceInfo
 from runtime.sources.pacing import Paced
@@ -33,7 +33,8 @@ from runtime.watching import Watching
 
 if TYPE_CHECKING:  # torch comes with the model, on its thread
     from omnidrop_stream.model.base import OmniModel
-    from omnidrop_stream.stream import OmniStream, StreamStatus
+    from omnidrop_stream.stream import OmniStream
+    from omnidrop_stream.stream_status import StreamStatus
 
 FIRST_CHUNK_WAIT_S = 15.0
 JOIN_S = 2.0
@@ -366,9 +367,7 @@ class StreamSession:
 
     def set_retention(self, fraction: float) -> None:
         """Target mean retention of later questions; raises ConfigError with what is reachable."""
-        values = {**self._pruning.model_dump(exclude_unset=True), "retention": fraction}
-        values.pop("schedule", None)
-        pruning = merged(self.config, {"pruning": values}, "retention").pruning
+        pruning = with_retention(self.config, self._pruning, fraction)
         if self._stream is not None:
             self._stream.check_reachable(pruning)
         self._pruning = pruning

@@ -8,48 +8,56 @@ within rounding (``tests/model/test_batch.py``).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from typing import Protocol
 
 import torch
 
 from omnidrop_stream.model.attention import causal_attention
 from omnidrop_stream.model.base import DecodeRequest, ExtendRequest, ModelSpec, States
-from omnidrop_stream.model.decoder import Decoder
+from omnidrop_stream.model.decoder import Angles, Decoder
+from omnidrop_stream.model.prefill import Trunk
 from omnidrop_stream.model.rope import block_positions, rotate, text_positions
 
 
-class Past(Protocol):
-    """What a chunk's rows attend to besides themselves, however it is stored."""
+class Running(Protocol):
+    """One request on its way through the layers, however its stream's states are stored."""
 
-    def prompt_layer(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Rotated keys and values [H_kv, P, hd] of the prompt."""
+    layers: range
+    hidden: torch.Tensor
+    """[n, d], entering the next layer."""
+    angles: Angles
 
-    def block_layer(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Rotated keys and values [H_kv, N, hd] of the chunks before."""
+    def attend(
+        self, layer: int, q: torch.Tensor, k: torch.Tensor, rotated: torch.Tensor, v: torch.Tensor
+    ) -> torch.Tensor:
+        """Its rows' queries [H, n, hd] (rotated) over its past and themselves: [H, n, hd]. Their
+        states are kept: k as it is, ``rotated`` k in its place, v, each [H_kv, n, hd].
+        """
+
+    def states(self) -> States:
+        """What came out, after the last layer."""
 
 
-class _Running:
-    """One request on its way through the layers."""
+class PlainRunning:
+    """The same over segments: keys are kept before rotation, and the past is rotated at use."""
 
-    def __init__(
-        self, decoder: Decoder, spec: ModelSpec, request: ExtendRequest, past: Past
-    ) -> None:
-        tokens, hidden = request.tokens, request.hidden
+    def __init__(self, decoder: Decoder, spec: ModelSpec, request: ExtendRequest) -> None:
+        tokens, hidden, prompt = request.tokens, request.hidden, request.prompt
         positions = block_positions(
-            tokens.offsets, tokens.modality, request.slot, request.prompt.base, spec.ids_per_chunk
+            tokens.offsets, tokens.modality, request.slot, prompt.base, spec.ids_per_chunk
         )
         self.layers = request.layers
         self.hidden = hidden
-        self.cos, self.sin = decoder.rotary.angles(positions)
-        self._past = past
+        self.angles = decoder.rotary.angles(positions)
+        self._past = Trunk.of(decoder, spec, prompt, request.past, request.past_slots)
         shape = (len(request.layers), spec.n_kv_heads, hidden.shape[0], spec.head_dim)
         self._keys, self._values = hidden.new_empty(shape), hidden.new_empty(shape)
 
     def attend(
         self, layer: int, q: torch.Tensor, k: torch.Tensor, rotated: torch.Tensor, v: torch.Tensor
     ) -> torch.Tensor:
-        """This request's rows [H, n, hd] over its past and themselves; their states are kept."""
+        """See `Running.attend`."""
         number = layer - self.layers.start
         self._keys[number], self._values[number] = k, v
         front_keys, front_values = self._past.prompt_layer(layer)
@@ -59,32 +67,28 @@ class _Running:
         return causal_attention(q, keys, values)
 
     def states(self) -> States:
+        """What came out, after the last layer."""
         return States(self._keys, self._values, self.hidden)
 
 
 def extend_batch(
-    decoder: Decoder,
-    spec: ModelSpec,
-    requests: Sequence[ExtendRequest],
-    past_of: Callable[[ExtendRequest], Past],
+    decoder: Decoder, running: Sequence[Running]
 ) -> Generator[None, None, list[States]]:
     """`OmniModel.extend` for all requests at once; their layers may differ. Yields after each
     layer.
     """
-    with torch.inference_mode():
-        running = [_Running(decoder, spec, request, past_of(request)) for request in requests]
-    layers = sorted({layer for one in running for layer in one.layers})
-    for layer in layers:
+    for layer in sorted({layer for one in running for layer in one.layers}):
         with torch.inference_mode():
             _one_layer(decoder, layer, [one for one in running if layer in one.layers])
         yield
     return [one.states() for one in running]
 
 
-def _one_layer(decoder: Decoder, layer: int, running: Sequence[_Running]) -> None:
+def _one_layer(decoder: Decoder, layer: int, running: Sequence[Running]) -> None:
     counts = [one.hidden.shape[0] for one in running]
     hidden = torch.cat([one.hidden for one in running])
-    angles = (torch.cat([one.cos for one in running]), torch.cat([one.sin for one in running]))
+    cosines, sines = zip(*(one.angles for one in running), strict=True)
+    angles = (torch.cat(cosines), torch.cat(sines))
     new = decoder.project(layer, hidden, angles)
     split = zip(
         running,

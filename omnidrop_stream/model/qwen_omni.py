@@ -17,7 +17,7 @@ from omnidrop_stream.model.base import (
     Question,
     States,
 )
-from omnidrop_stream.model.batch import Past, decode_batch, extend_batch
+from omnidrop_stream.model.batch import PlainRunning, decode_batch, extend_batch
 from omnidrop_stream.model.decoder import Decoder
 from omnidrop_stream.model.fork import Fork
 from omnidrop_stream.model.parts import parts_of
@@ -143,11 +143,9 @@ class QwenOmni:
         self, requests: Sequence[ExtendRequest]
     ) -> Generator[None, None, list[States]]:
         """`extend` for chunks of several streams together; yields after each layer."""
-
-        def past_of(one: ExtendRequest) -> Past:
-            return Trunk.of(self._decoder, self._spec, one.prompt, one.past, one.past_slots)
-
-        return (yield from extend_batch(self._decoder, self._spec, requests, past_of))
+        with torch.inference_mode():
+            running = [PlainRunning(self._decoder, self._spec, one) for one in requests]
+        return (yield from extend_batch(self._decoder, running))
 
     def pruned_prefill(
         self, prompt: Prompt, segments: Sequence[Segment], slots: Sequence[int], question: Question
