@@ -57,6 +57,10 @@ MaxTokens = Annotated[int | None, typer.Option("--max-tokens", help="Longest ans
 Device = Annotated[str | None, typer.Option("--device", help="auto, cpu or cuda[:n].")]
 Dtype = Annotated[str | None, typer.Option("--dtype", help="auto, bf16 or fp32.")]
 Attention = Annotated[str | None, typer.Option("--attention", help="auto, sdpa or flash.")]
+Weights = Annotated[
+    str | None,
+    typer.Option("--weights", help="auto, int8 or int4: quantise the decoder, for less memory."),
+]
 Kind = Annotated[str | None, typer.Option("--stream-kind", help="av, video, audio or auto.")]
 
 # -- a running node

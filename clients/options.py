@@ -22,6 +22,7 @@ _FLAG_OF = {
     "model.device": "--device",
     "model.dtype": "--dtype",
     "model.attention": "--attention",
+    "model.weights": "--weights",
     "stream.budget_tokens": "--budget-tokens",
     "decode.max_tokens": "--max-tokens",
     "pruning.schedule.p_init": "--p-init",
@@ -51,6 +52,7 @@ class Flags:
     device: str | None = None
     dtype: str | None = None
     attention: str | None = None
+    weights: str | None = None
     stream_kind: str | None = None
 
 
@@ -161,6 +163,7 @@ def settings(flags: Flags, default_model: str) -> Config:
             "device": flags.device,
             "dtype": flags.dtype,
             "attention": flags.attention,
+            "weights": flags.weights,
         },
         "stream": {
             "budget_tokens": flags.budget_tokens,

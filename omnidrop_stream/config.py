@@ -32,6 +32,8 @@ class ModelConfig(_Section):
     dtype: Literal["auto", "bf16", "fp32"] = "auto"
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
     attention: Literal["auto", "sdpa", "flash"] = "auto"
+    weights: Literal["auto", "int8", "int4"] = "auto"
+    """The decoder's linears: as ``dtype`` says, or quantised (needs torchao) for smaller cards."""
 
 
 class ScheduleConfig(_Section):

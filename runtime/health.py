@@ -39,7 +39,17 @@ def survey() -> list[Check]:
     """Everything, in the order it is shown. Never raises; changes nothing."""
     checks = [_python()]
     checks += [_package(name, module) for name, module in _PACKAGES]
-    checks += [_torch(), _cuda(), _flash(), _media(), _sound(), _broker(), *_models(), _disk()]
+    checks += [
+        _torch(),
+        _cuda(),
+        _flash(),
+        _torchao(),
+        _media(),
+        _sound(),
+        _broker(),
+        *_models(),
+        _disk(),
+    ]
     return checks
 
 
@@ -83,6 +93,14 @@ def _flash() -> Check:
     if importlib.util.find_spec("flash_attn") is None:
         return Check("flash-attn", "optional", "not installed", mend)
     return _ok("flash-attn", _version("flash-attn"))
+
+
+def _torchao() -> Check:
+    name = "torchao (int8, int4)"
+    if importlib.util.find_spec("torchao") is None:
+        mend = "pip install 'omnidrop-stream[small]' (for --weights int8 or int4 on smaller cards)"
+        return Check(name, "optional", "not installed", mend)
+    return _ok(name, _version("torchao"))
 
 
 def _media() -> Check:

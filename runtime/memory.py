@@ -7,8 +7,6 @@ same. `malloc_trim` returns whole free pages of all heaps, also between blocks i
 
 from __future__ import annotations
 
-import ctypes
-import sys
 import time
 from collections.abc import Callable
 
@@ -37,14 +35,3 @@ class FreedMemory:
         self._give_back()
         self._last_s = self._clock()
         return True
-
-
-def malloc_trim() -> Callable[[], object] | None:
-    """glibc's own, for all its heaps, without the interpreter's lock; None with any other libc."""
-    if not sys.platform.startswith("linux"):
-        return None
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is None:
-        return None
-    trim.argtypes, trim.restype = (ctypes.c_size_t,), ctypes.c_int
-    return lambda: trim(0)

@@ -14,8 +14,9 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
+from omnidrop_stream.model.heap import malloc_trim
 from omnidrop_stream.types import Delta, Step
-from runtime.memory import FreedMemory, malloc_trim
+from runtime.memory import FreedMemory
 from runtime.model_load import ModelLoad
 from runtime.stats import Stats
 from runtime.turns import Candidate, Kind, choose

@@ -40,6 +40,8 @@ class ModelSpec:
     device: str
     watch: WatchTemplates = field(default_factory=WatchTemplates)
     """How standing questions are put to this checkpoint."""
+    weights: str = "auto"
+    """``int8`` or ``int4`` where the decoder's linears are quantised; they are no plain tensors."""
 
     @property
     def ids_per_chunk(self) -> int:

@@ -9,7 +9,7 @@ import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from huggingface_hub import HfApi, snapshot_download
@@ -22,6 +22,7 @@ from omnidrop_stream.model.base import ModelSpec
 from omnidrop_stream.model.kernels import bound_kernel_caches
 from omnidrop_stream.model.parts import parts_of
 from omnidrop_stream.model.pixels import CLIP_MEAN, CLIP_STD, PixelSettings
+from omnidrop_stream.model.quantised import check_weights, place
 from omnidrop_stream.model.qwen_omni import QwenOmni
 from omnidrop_stream.model.shapes import Shape, byte_tokenizer, random_thinker
 from omnidrop_stream.model.template import ChatTemplate
@@ -53,6 +54,10 @@ class ModelSettings(Protocol):
     @property
     def attention(self) -> str:
         """``auto``, ``sdpa`` or ``flash``."""
+
+    @property
+    def weights(self) -> str:
+        """``auto`` (as ``dtype`` says), ``int8`` or ``int4``."""
 
 
 def _quiet(_: str) -> None:
@@ -156,13 +161,20 @@ def load_model(config: ModelSettings, progress: Progress = _quiet) -> QwenOmni:
     device = pick_device(config.device)
     dtype = pick_dtype(config.dtype, device)
     attention = pick_attention(config.attention, device)
+    check_weights(config.weights, device, dtype)
     folder = checkpoint_folder(config.model, progress)
     _check_class(folder)
     _check_shards(folder)
     progress(f"loading {config.model}")
-    thinker = _read_thinker(folder, dtype, attention)
-    progress(f"moving to {device}")
-    thinker.to(device).eval()
+    if config.weights == "auto":
+        thinker = _read_thinker(folder, dtype, attention)
+        progress(f"moving to {device}")
+        thinker.to(device).eval()
+    else:
+        # As the checkpoint has them: nothing is copied until a layer's turn comes.
+        thinker = _read_thinker(folder, "auto", attention).eval()
+        progress(f"quantising to {config.weights} on {device}")
+        place(thinker, config.weights, device, dtype)
     tokenizer = _read_tokenizer(folder)
     _check_tokenizer(tokenizer, thinker)
     return QwenOmni(
@@ -174,6 +186,7 @@ def load_model(config: ModelSettings, progress: Progress = _quiet) -> QwenOmni:
             tokenizer,
             _pixel_settings(folder, thinker),
             _watch_templates(folder),
+            config.weights,
         ),
     )
 
@@ -184,10 +197,15 @@ def random_model(name: str, shape: Shape, config: ModelSettings, seed: int = 0) 
     """
     bound_kernel_caches()
     device = pick_device(config.device)
+    dtype = pick_dtype(config.dtype, device)
+    check_weights(config.weights, device, dtype)
     tokenizer = byte_tokenizer()
-    thinker = random_thinker(shape, tokenizer, seed, str(device), pick_dtype(config.dtype, device))
+    thinker = random_thinker(shape, tokenizer, seed, str(device), dtype)
+    if config.weights != "auto":
+        place(thinker, config.weights, device, dtype)
     pixels = PixelSettings(max_tokens=shape.image_tokens)
-    return QwenOmni(thinker, tokenizer, _spec(name, thinker, tokenizer, pixels))
+    spec = _spec(name, thinker, tokenizer, pixels, weights=config.weights)
+    return QwenOmni(thinker, tokenizer, spec)
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -237,7 +255,7 @@ def _check_shards(folder: Path) -> None:
             ) from None
 
 
-def _read_thinker(folder: Path, dtype: torch.dtype, attention: str) -> Any:
+def _read_thinker(folder: Path, dtype: torch.dtype | Literal["auto"], attention: str) -> Any:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     hf_logging.disable_progress_bar()
     logging.getLogger("transformers").setLevel(logging.ERROR)
@@ -325,6 +343,7 @@ def _spec(
     tokenizer: Any,
     pixels: PixelSettings,
     watch: WatchTemplates | None = None,
+    weights: str = "auto",
 ) -> ModelSpec:
     text = thinker.config.text_config
     eos = thinker.generation_config.eos_token_id if thinker.generation_config is not None else None
@@ -349,4 +368,5 @@ def _spec(
         dtype=str(weight.dtype).removeprefix("torch."),
         device=str(weight.device),
         watch=watch or WatchTemplates(),
+        weights=weights,
     )

@@ -61,6 +61,16 @@ def test_doctor_survives_a_library_that_cannot_be_loaded(monkeypatch: pytest.Mon
     assert "libportaudio2" in sound.mend
 
 
+def test_doctor_tells_how_to_get_smaller_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        "importlib.util.find_spec", lambda name: None if name == "torchao" else find(name)
+    )
+    small = next(check for check in health.survey() if check.name.startswith("torchao"))
+    assert small.state == "optional"
+    assert "pip install 'omnidrop-stream[small]'" in small.mend
+
+
 def test_the_default_model_is_embedded_where_its_weights_are(
     monkeypatch: pytest.MonkeyPatch, tmp_path: object
 ) -> None:

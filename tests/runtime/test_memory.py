@@ -5,7 +5,8 @@ import threading
 import numpy as np
 import pytest
 
-from runtime.memory import FreedMemory, malloc_trim
+from omnidrop_stream.model.heap import malloc_trim
+from runtime.memory import FreedMemory
 from runtime.worker import ModelWorker
 from tests.faults.measure import resident_mib
 
