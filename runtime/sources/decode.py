@@ -16,6 +16,7 @@ from av.video.reformatter import VideoReformatter
 
 from omnidrop_stream.types import SAMPLE_RATE, Frame, Samples
 from runtime.sources.base import SourceStats
+from runtime.sources.units import spoilt_header
 
 LONGEST_HOLD_S = 30.0
 """A picture that stays up longer than this is taken for a jump of the file's clock."""
@@ -67,7 +68,8 @@ class PictureDecoder:
     A frame without a time is put after the one before it; ``live``: its time is not a number, and
     it is counted. What follows something broken is corrupt until a keyframe that came later, since
     it rests on it. Of live HEVC, whose decoder marks nothing, what is damaged is left out as an
-    error. accel: for a decoder that is made anew.
+    error. What FFmpeg passes over in silence is looked for in live streams: headers that no encoder
+    writes, a keyframe that gives no picture. accel: for a decoder that is made anew.
     """
 
     def __init__(
@@ -83,6 +85,7 @@ class PictureDecoder:
         self._strict = live and self._context.name in _UNMARKED
         if self._strict:
             self._context.options = _STRICT
+        self._headers, self._prompt = live, False  # looked at; keyframes give a picture at once
         self._errors, self._spoilt = False, 0  # in this group of pictures; groups in a row with any
         self._renewed = False
         self._interval_s = float(1 / stream.average_rate) if stream.average_rate else 0.04
@@ -105,14 +108,25 @@ class PictureDecoder:
             if self._doubtful and self._keyframe is None:
                 self._keyframe = packet.pts or 0
             yield from self._pictures(held)
-        if packet.is_corrupt:
+        if packet.is_corrupt or self._spoilt_header(packet):
             self._doubt()
         frames = self._decoded(packet)
         if frames is None:
             return
+        if packet.is_keyframe and self._live:
+            if self._prompt and not frames:
+                self._doubt()  # what follows rests on older pictures
+            self._prompt = self._prompt or bool(frames)
         if not frames and self._context.skip_frame != "DEFAULT":
             self._stats.skipped_frames += 1
         yield from self._pictures(frames)
+
+    def _spoilt_header(self, packet: av.Packet[Any]) -> bool:
+        """Of a stream that begins with such headers they mean nothing."""
+        found = self._headers and spoilt_header(bytes(packet), self._context.name)
+        if found and self._depth is None:
+            self._headers = False
+        return found and self._headers
 
     def _decoded(self, packet: av.Packet[Any]) -> list[av.VideoFrame] | None:
         """None: it is broken."""

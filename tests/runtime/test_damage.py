@@ -15,11 +15,12 @@ import pytest
 
 from runtime.sources.base import SourceStats
 from runtime.sources.decode import PictureDecoder, ToRgb
+from runtime.sources.units import spoilt_header
 from tests.faults import mutations
 from tests.faults.clips import FPS, GOP, SIZE, picture, pictures
 
 PICTURES = 2 * GOP
-VPS, SPS = 32, 7
+VPS, SPS, PPS = 32, 7, 8
 Damage = Callable[[list[bytes]], Sequence[bytes]]
 
 
@@ -147,6 +148,70 @@ def test_where_ffmpeg_begins_to_complain_about_everything_pictures_come_again() 
     came, _ = through("hevc", lambda sent: [complaining(data) for data in sent], rounds=3)
     numbers = [one.number for one in came]
     assert numbers == [*range(PICTURES), *range(PICTURES + 3 * GOP, 4 * PICTURES)]
+
+
+# what FFmpeg passes over in silence
+
+
+def of_another_layer(packet: bytes) -> bytes:
+    """Its first unit (a delimiter) says that it belongs to layer 32."""
+    at = packet.index(mutations.START) + 3
+    return packet[:at] + bytes([packet[at] | 1]) + packet[at + 1 :]
+
+
+def test_after_a_unit_of_a_layer_that_is_not_there_pictures_are_flagged_up_to_a_keyframe() -> None:
+    came, stats = through("hevc", lambda sent: [*sent[:2], of_another_layer(sent[2]), *sent[3:]])
+    assert stats.decode_errors == 0  # FFmpeg only skips it
+    flagged = [one.number - PICTURES for one in came if one.corrupt]
+    assert flagged == list(range(2, GOP))
+
+
+def test_of_a_stream_that_begins_with_layers_no_header_is_suspected() -> None:
+    container = pictures("hevc", PICTURES)
+    stream, came = container.streams.video[0], []
+    decoder = PictureDecoder(stream, SourceStats(), live=True)
+    for packet in [packet for packet in container.demux(stream) if packet.size]:
+        layered = av.Packet(of_another_layer(bytes(packet)))
+        layered.stream, layered.time_base = stream, packet.time_base
+        layered.pts, layered.dts, layered.is_keyframe = packet.pts, packet.dts, packet.is_keyframe
+        came += decoder.push(layered)
+    assert len(came) == PICTURES
+    assert not any(one.corrupt for one in came)
+
+
+def silenced(packet: bytes) -> bytes:
+    """A bit of the SPS and one of the PPS: FFmpeg takes the keyframe's slice for a spare one."""
+    packet = with_every(SPS, "h264", lambda unit: flipped(unit, 87), packet)
+    return with_every(PPS, "h264", lambda unit: flipped(unit, 48), packet)
+
+
+def test_after_a_keyframe_that_gives_no_picture_what_follows_is_flagged() -> None:
+    came, stats = through("h264", lambda sent: [silenced(sent[0]), *sent[1:]])
+    assert stats.decode_errors == 0
+    assert PICTURES not in {one.number for one in came}
+    assert {one.number for one in came if one.corrupt} == set(range(PICTURES + 1, PICTURES + GOP))
+
+
+@pytest.mark.parametrize(
+    ("codec", "header", "spoilt"),
+    [
+        ("h264", "6588", False),
+        ("h264", "e588", True),  # the forbidden bit
+        ("h264", "7f88", True),  # kind 31
+        ("hevc", "2601", False),
+        ("hevc", "a601", True),
+        ("hevc", "2701", True),  # layer 32
+        ("hevc", "2609", True),  # layer 1
+        ("hevc", "2600", True),  # no temporal level
+        ("mpeg4", "ffff", False),
+    ],
+)
+def test_a_header_that_no_encoder_writes_is_seen(codec: str, header: str, spoilt: bool) -> None:
+    delimiter = {"h264": "09f0", "hevc": "460150"}.get(codec, "00")
+    unit = f"{header}80808080"
+    packet = bytes.fromhex(f"00000001{delimiter}000001{unit}")
+    assert spoilt_header(packet, codec) is spoilt
+    assert not spoilt_header(bytes.fromhex(f"00000006{unit}"), codec)  # a length, no start code
 
 
 # H.264: a damaged header may tell the decoder to hold back many pictures
