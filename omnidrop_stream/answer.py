@@ -17,6 +17,7 @@ from omnidrop_stream.model.fork import Fork
 from omnidrop_stream.model.sampling import pick_token
 from omnidrop_stream.model.template import ChatTemplate, Tail, Turn
 from omnidrop_stream.plan import plan_question
+from omnidrop_stream.selecting import check_whole, selected
 from omnidrop_stream.types import Answer, Delta, Evidence, Gap, LayerCount, Query, Step, TokenUse
 from omnidrop_stream.wanted import Wanted
 from omnidrop_stream.wants import decode_wanted
@@ -64,6 +65,7 @@ class AnswerRun:
         self._plan = plan_question(
             pruning, n0, self._unpruned, spec.n_layers, depth, nominal_r0, remembers
         )
+        check_whole(self._plan.policy, segments)
         tail = template.tail(query.text, history)
         self._check_room(tail)
         self._question = Question(
@@ -101,7 +103,11 @@ class AnswerRun:
         entering = self._question.entering
         fixed = self._prompt.count + len(self._question.ids) + self._decode.max_tokens
         width = 2 * spec.n_kv_heads * spec.head_dim * self._prompt.keys.element_size()
-        return sum(n + fixed for n in entering) * width + 4 * (spec.vocabulary + entering[0])
+        copied = 0
+        if self._plan.policy.input_stage is not None:
+            copied = entering[0] * spec.hidden_size * self._prompt.keys.element_size()
+        states = sum(n + fixed for n in entering) * width
+        return states + copied + 4 * (spec.vocabulary + entering[0])
 
     def free(self) -> None:
         """Drop the fork and the snapshot."""
@@ -115,6 +121,8 @@ class AnswerRun:
         before = self._clock()
         self._parts_ms["open_chunk"] = (before - self._started) * 1e3 if self._provisional else 0.0
         slots = slots_of(self._segments)
+        entering = self._question.entering[0]
+        self._segments = selected(self._plan.policy, self._segments, entering)
         prefill = self._model.pruned_prefill(self._prompt, self._segments, slots, self._question)
         while True:
             if cancelled():

@@ -207,6 +207,7 @@ def resolve_depth(
             f"policy {policy.name!r} is guided by audio tokens, and a stream of kind video has no "
             "sound; use omnidrop, or kind av"
         )
+    _check_input(policy, pruning, stream, frame_tokens)
     if isinstance(wanted, int):
         if wanted > n_layers:
             raise ConfigError(
@@ -223,10 +224,26 @@ def resolve_depth(
         depth = 0 if policy.requires_depth_zero else _exact(stream, pruning, n_layers, r0)
     if policy.requires_depth_zero and depth > 0:
         raise ConfigError(
-            f"policy {policy.name!r} scores with rows that only exist at question time: use "
-            f"prefill_depth 0, not {wanted}"
+            f"policy {policy.name!r} {_why_zero(policy)}: use prefill_depth 0, not {wanted}"
         )
     return depth
+
+
+def _check_input(
+    policy: PruningPolicy, pruning: PruningConfig, stream: StreamConfig, frame_tokens: int
+) -> None:
+    """Refuse a retention that a stage before the decoder cannot reach on a typical window."""
+    if policy.input_stage is None or pruning.retention is None:
+        return
+    patches = 0 if stream.kind is StreamKind.AUDIO else 16 * round(stream.fps)
+    n_audio = 0 if stream.kind is StreamKind.VIDEO else 16 * AUDIO_TOKENS_PER_CHUNK
+    total = n_audio + patches * frame_tokens
+    least = policy.input_stage.least(n_audio, [frame_tokens] * patches)
+    if pruning.retention * total < least:
+        raise ConfigError(
+            f"retention = {pruning.retention:.0%}: policy {policy.name!r} cannot keep so few "
+            f"tokens; allowed on this kind of stream: {least / total:.1%} to 100 %"
+        )
 
 
 def adapted_depth(depth: int, share: float, deepest: int) -> int:
@@ -273,8 +290,7 @@ def plan_question(
     policy = policy_for(pruning, schedule)
     if policy.requires_depth_zero and depth > 0:
         raise ConfigError(
-            f"policy {policy.name!r} scores with rows that only exist at question time: open the "
-            "stream with prefill_depth 0"
+            f"policy {policy.name!r} {_why_zero(policy)}: open the stream with prefill_depth 0"
         )
     paper = _counts(policy, n0, max(n_unpruned, n0, 1), n_layers, nominal)
     drops = paper[-1] < n0
@@ -284,6 +300,12 @@ def plan_question(
     if depth > 0 and entering != paper:
         return Plan(policy, entering, "catch_up")
     return Plan(policy, entering, "exact_schedule" if depth > 0 and remembers else "exact")
+
+
+def _why_zero(policy: PruningPolicy) -> str:
+    if policy.input_stage is not None:
+        return "chooses tokens before the first layer, when the question comes"
+    return "scores with rows that only exist at question time"
 
 
 def _counts(

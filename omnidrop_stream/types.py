@@ -131,6 +131,10 @@ class ChunkTokens:
     """Largest id of the chunk's last piece, pruned or not: (moving with the slot, anchored at the
     block's start).
     """
+    saliency: torch.Tensor | None = None
+    """f32 [n]: attention that an audio token receives in its tower's last layer; 0 for video. None
+    where nothing measured it.
+    """
 
     @property
     def count(self) -> int:

@@ -56,7 +56,7 @@ class Segment:
         """Bytes of all tensors, those shared between fields counted once."""
         hidden = None if self.hidden is self.tokens.embeds else self.hidden
         t = self.tokens
-        return tensor_bytes(t.embeds, t.modality, t.offsets, self.keys, self.values, hidden)
+        return _own_bytes(t) + tensor_bytes(self.keys, self.values, hidden)
 
     def bare(self) -> Segment:
         """The same at depth 0: its embeddings only, which remember nothing that has left."""
@@ -74,15 +74,21 @@ class Segment:
             embeds=self.tokens.embeds[kept],
             modality=self.tokens.modality[kept],
             offsets=self.tokens.offsets[:, kept],
+            saliency=None if self.tokens.saliency is None else self.tokens.saliency[kept],
         )
         bare = self.hidden is self.tokens.embeds
+        done = self.depth > 0  # at depth 0 there are no states, of no tokens
         return replace(
             self,
             tokens=tokens,
-            keys=self.keys[:, :, kept],
-            values=self.values[:, :, kept],
+            keys=self.keys[:, :, kept] if done else self.keys,
+            values=self.values[:, :, kept] if done else self.values,
             hidden=tokens.embeds if bare else None if self.hidden is None else self.hidden[kept],
         )
+
+
+def _own_bytes(tokens: ChunkTokens) -> int:
+    return tensor_bytes(tokens.embeds, tokens.modality, tokens.offsets, tokens.saliency)
 
 
 def expected_bytes(tokens: ChunkTokens, depth: int, n_layers: int, kv_width: int) -> int:
@@ -90,7 +96,7 @@ def expected_bytes(tokens: ChunkTokens, depth: int, n_layers: int, kv_width: int
 
     kv_width: numbers that a token's key has in one layer (key heads times their width).
     """
-    own = tensor_bytes(tokens.embeds, tokens.modality, tokens.offsets)
+    own = _own_bytes(tokens)
     states = 2 * depth * tokens.count * kv_width * tokens.embeds.element_size()
     return own + states + (tensor_bytes(tokens.embeds) if 0 < depth < n_layers else 0)
 

@@ -97,6 +97,7 @@ class _Part:
     offsets: torch.Tensor
     n_unpruned: int
     last_id: tuple[int, int]
+    saliency: torch.Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -318,6 +319,12 @@ class Towers:
             offsets = torch.zeros(3, 0, dtype=torch.long, device=device)
             return ChunkTokens(empty, none, offsets, 0, 0)
         kinds = [torch.full((p.embeds.shape[0],), int(m), dtype=torch.uint8) for m, p in parts]
+        saliency = [
+            p.embeds.new_zeros(p.embeds.shape[0], dtype=torch.float32)
+            if p.saliency is None
+            else p.saliency
+            for _, p in parts
+        ]
         return ChunkTokens(
             embeds=torch.cat([p.embeds for _, p in parts]),
             modality=torch.cat(kinds).to(device),
@@ -325,6 +332,7 @@ class Towers:
             n_unpruned=sum(p.n_unpruned for _, p in parts),
             n_unpruned_video=sum(p.n_unpruned for m, p in parts if m is Modality.VIDEO),
             last_id=parts[-1][1].last_id,
+            saliency=torch.cat(saliency),
         )
 
 
@@ -336,9 +344,9 @@ def _audio(embeds: torch.Tensor, saliency: torch.Tensor, intra: IntraSettings) -
     n = int(embeds.shape[0])
     offsets = audio_offsets(n)
     if not intra.enabled:
-        return _Part(embeds, offsets, n, (n - 1, -1))
+        return _Part(embeds, offsets, n, (n - 1, -1), saliency)
     stay = keep_salient(saliency, intra.audio_keep)
-    return _Part(embeds[stay], offsets[:, stay.cpu()], n, (n - 1, -1))
+    return _Part(embeds[stay], offsets[:, stay.cpu()], n, (n - 1, -1), saliency[stay])
 
 
 def _owned(merge: MergeCarry | None) -> MergeCarry | None:

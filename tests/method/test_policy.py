@@ -59,13 +59,16 @@ def test_the_keeping_policies_hold_every_token_in_every_layer(name):
 
 
 @pytest.mark.parametrize("name", POLICIES)
-def test_only_keep_all_prunes_nothing_within_the_modalities(name):
-    assert make_policy(name).intra == (name != "keep-all")
+def test_only_keep_all_and_what_chooses_before_the_decoder_take_unpruned_chunks(name):
+    policy = make_policy(name)
+    assert policy.intra == (name != "keep-all" and policy.input_stage is None)
 
 
 @pytest.mark.parametrize("name", POLICIES)
-def test_only_audio_guidance_needs_every_layer_at_question_time(name):
-    assert make_policy(name).requires_depth_zero == (name == "audio-guided")
+def test_audio_guidance_and_what_chooses_before_the_decoder_need_depth_zero(name):
+    policy = make_policy(name)
+    wanted = name == "audio-guided" or policy.input_stage is not None
+    assert policy.requires_depth_zero == wanted
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
+from omnidrop_stream.method.policies.window import InputStage
 from omnidrop_stream.method.schedule import Schedule, token_counts
 
 Guidance = Literal["question", "last", "audio", "none"]
@@ -38,6 +39,13 @@ class PruningPolicy(Protocol):
     def paced_by(self) -> Pace:
         """What `counts` follows: a schedule of that kind, the target mean retention by a rule of
         the policy's own, or nothing, because nothing leaves.
+        """
+        ...
+
+    @property
+    def input_stage(self) -> InputStage | None:
+        """What chooses among the window's tokens before the first layer; it keeps as many as
+        `counts` lets enter. None: all of them enter.
         """
         ...
 

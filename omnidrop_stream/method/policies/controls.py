@@ -40,6 +40,7 @@ class LastToken:
     requires_depth_zero: ClassVar[bool] = False
     paced_by: ClassVar[Pace] = "sigmoid"
     forgets: ClassVar[bool] = False
+    input_stage: ClassVar[None] = None
 
     schedule: Schedule = field(default_factory=Schedule)
 
@@ -64,6 +65,7 @@ class Random:
     requires_depth_zero: ClassVar[bool] = False
     paced_by: ClassVar[Pace] = "sigmoid"
     forgets: ClassVar[bool] = False
+    input_stage: ClassVar[None] = None
 
     schedule: Schedule = field(default_factory=Schedule)
     seed: int = 0
@@ -93,6 +95,7 @@ class RecentFirst:
     requires_depth_zero: ClassVar[bool] = False
     paced_by: ClassVar[Pace] = "sigmoid"
     forgets: ClassVar[bool] = False
+    input_stage: ClassVar[None] = None
 
     schedule: Schedule = field(default_factory=Schedule)
 
@@ -118,6 +121,7 @@ class IntraOnly:
     requires_depth_zero: ClassVar[bool] = False
     paced_by: ClassVar[Pace] = "nothing"
     forgets: ClassVar[bool] = False
+    input_stage: ClassVar[None] = None
 
     def counts(self, n0: int, n_layers: int, n_unpruned: int) -> tuple[int, ...]:
         """All of `n0` enter every layer."""
@@ -141,6 +145,7 @@ class KeepAll:
     requires_depth_zero: ClassVar[bool] = False
     paced_by: ClassVar[Pace] = "nothing"
     forgets: ClassVar[bool] = False
+    input_stage: ClassVar[None] = None
 
     def counts(self, n0: int, n_layers: int, n_unpruned: int) -> tuple[int, ...]:
         """All of `n0` enter every layer."""

@@ -30,6 +30,7 @@ class OmniDrop:
     intra: ClassVar[bool] = True
     requires_depth_zero: ClassVar[bool] = False
     forgets: ClassVar[bool] = False
+    input_stage: ClassVar[None] = None
 
     schedule: Schedule = field(default_factory=Schedule)
     tds_from_layer: int | None = None  # 0-based; None: L // 2
@@ -69,6 +70,7 @@ class AudioGuided:
     intra: ClassVar[bool] = True
     requires_depth_zero: ClassVar[bool] = True
     forgets: ClassVar[bool] = False
+    input_stage: ClassVar[None] = None
 
     rule: OmniDrop = field(default_factory=OmniDrop)
 

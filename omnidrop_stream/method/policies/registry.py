@@ -13,8 +13,13 @@ from omnidrop_stream.method.policies.controls import (
     Random,
     RecentFirst,
 )
+from omnidrop_stream.method.policies.dash import Dash
+from omnidrop_stream.method.policies.dycoke import DyCoke
+from omnidrop_stream.method.policies.inputs import InputPruned, RandomInput
 from omnidrop_stream.method.policies.omnidrop import AudioGuided, OmniDrop
+from omnidrop_stream.method.policies.omnizip import OmniZip
 from omnidrop_stream.method.policies.seats import SeatsInLayer
+from omnidrop_stream.method.policies.window import InputStage
 from omnidrop_stream.method.schedule import Schedule
 
 
@@ -50,6 +55,10 @@ def _own_pace(name: str, s: PolicySettings) -> float:
     return s.retention
 
 
+def _input(name: str, stage: InputStage, s: PolicySettings) -> InputPruned:
+    return InputPruned(name, stage, _own_pace(name, s))
+
+
 POLICIES: dict[str, Callable[[PolicySettings], PruningPolicy]] = {
     "omnidrop": _omnidrop,
     "omnidrop-printed": lambda s: _printed("omnidrop-printed", "none", False, s),
@@ -71,6 +80,15 @@ POLICIES: dict[str, Callable[[PolicySettings], PruningPolicy]] = {
     "seats-in-layer-keep-kv": lambda s: SeatsInLayer(
         _own_pace("seats-in-layer-keep-kv", s), forgets=False, name="seats-in-layer-keep-kv"
     ),
+    "omnizip": lambda s: _input("omnizip", OmniZip(), s),
+    "omnizip-no-anchors": lambda s: _input("omnizip-no-anchors", OmniZip("none"), s),
+    "omnizip-random-anchors": lambda s: _input(
+        "omnizip-random-anchors", OmniZip("random", s.seed), s
+    ),
+    "dash": lambda s: _input("dash", Dash(), s),
+    "dycoke": lambda s: _input("dycoke", DyCoke(), s),
+    "dycoke-as-coded": lambda s: _input("dycoke-as-coded", DyCoke(as_coded=True), s),
+    "random-input": lambda s: _input("random-input", RandomInput(s.seed), s),
     "intra-only": lambda s: IntraOnly(),
     "keep-all": lambda s: KeepAll(),
 }

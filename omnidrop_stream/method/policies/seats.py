@@ -89,6 +89,7 @@ class SeatsInLayer:
     intra: ClassVar[bool] = True
     requires_depth_zero: ClassVar[bool] = False
     paced_by: ClassVar[Pace] = "retention"
+    input_stage: ClassVar[None] = None
 
     retention: float = 0.3
     forgets: bool = True
