@@ -327,6 +327,12 @@ def benchmark(context: typer.Context) -> int:
 
 
 @app.command(context_settings=_PASSED_ON)
+def inspect(context: typer.Context) -> int:
+    """Show what a checkpoint attends to and keeps (see omnidrop inspect --help)."""
+    return _handed_on("inspect", context.args, "inspecting")
+
+
+@app.command(context_settings=_PASSED_ON)
 def world(context: typer.Context) -> int:
     """Write the world to a file: omnidrop world render OUT.mp4 (see omnidrop world --help)."""
     return _handed_on("world", context.args)

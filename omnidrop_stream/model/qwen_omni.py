@@ -75,6 +75,11 @@ class QwenOmni:
         return self._thinker
 
     @property
+    def decoder(self) -> Decoder:
+        """The language model's layers."""
+        return self._decoder
+
+    @property
     def towers(self) -> Towers:
         """The audio and vision towers."""
         return self._towers
