@@ -107,7 +107,7 @@ class Answers:
             # On the model thread, at the first turn: the newest material there is.
             open_chunk = self._open_chunk()
             cancelled = job.cancelled.is_set
-            yield from stream.ask_steps(query, pruning, decode, open_chunk, cancelled)
+            yield from stream.ask_together(query, pruning, decode, open_chunk, cancelled)
 
         job = Job(
             name=query.id,

@@ -225,13 +225,13 @@ class ChunkFeed:
         if self._waiting and now - self._waiting[0][1] > OLDEST_S + self._busy_s:
             self._lose("stale")
 
-    def _ingest(self, stream: OmniStream, chunk: Chunk, due: float) -> Generator[None, None, None]:
+    def _ingest(self, stream: OmniStream, chunk: Chunk, due: float) -> Generator[Any, Any, None]:
         started = self._clock()
         self._age_s = started - due
         self._look(chunk)
         chunk = self._lighter.lightened(chunk)
         try:
-            yield from stream.push_steps(chunk)
+            yield from stream.push_together(chunk)
         finally:
             with self._room:
                 self._busy = False

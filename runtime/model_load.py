@@ -74,6 +74,14 @@ class ModelLoad:
         with self._lock:
             self._streams.pop(id(stream), None)
 
+    def chunk_s(self, stream: object) -> float:
+        """The model's time for a chunk of that stream, median of the last ones; 0 before the
+        first.
+        """
+        with self._lock:
+            costs = self._streams.get(id(stream))
+            return 0.0 if costs is None else costs.chunk_s
+
     def now(self) -> Load:
         """The present shares."""
         with self._lock:

@@ -1,0 +1,256 @@
+"""What several streams and answers want of the model, served together on the model thread."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+import torch
+
+from omnidrop_stream.stream import OmniStream
+from omnidrop_stream.types import Answer, Delta
+from omnidrop_stream.wanted import Wanted, alone
+from runtime.feed import ChunkFeed
+from runtime.stats import Stats
+from runtime.turns import Kind
+from runtime.worker import Job, ModelWorker
+from tests.helpers import make_chunks, settings, small_model
+from tests.runtime.test_worker import Ended
+
+
+class Service:
+    """A model that notes what it is asked for; ``broken`` requests raise."""
+
+    def __init__(self, layers=1, broken=()):
+        self.served, self._layers, self._broken = [], layers, broken
+
+    def wanted(self, request, group="g", repeatable=True):
+        return Wanted(group, request, self._plain, self._together, repeatable)
+
+    def _plain(self, request):
+        yield from self._work([request])
+        return f"did {request}"
+
+    def _together(self, requests):
+        yield from self._work(requests)
+        return [f"did {request}" for request in requests]
+
+    def _work(self, requests):
+        for layer in range(self._layers):
+            self.served.append(tuple(requests))
+            if bad := [r for r in requests if r in self._broken]:
+                raise ValueError(f"cannot do {bad}")
+            if layer + 1 < self._layers:
+                yield
+
+
+class OneChunk:
+    """A feed with one chunk, due at once, that wants ``requests`` one after the other."""
+
+    def __init__(self, service, *requests, due=0.0):
+        self.got, self.error, self.done = [], None, False
+        self._service, self._requests, self._due = service, requests, due
+        self._taken = False
+
+    def due(self):
+        return None if self._taken else self._due
+
+    def take(self):
+        self._taken = True
+        return self._ingest()
+
+    def _ingest(self):
+        for number, request in enumerate(self._requests):
+            self.got.append((yield self._service.wanted(request, number)))
+            yield
+        self.done = True
+
+    def background(self):
+        return None
+
+    def failed(self, error):
+        self.error = error
+
+
+def run_out(worker):
+    """All turns there are, on this thread; how many."""
+    turns = 0
+    while (work := worker._next_work()) is not None:
+        work()
+        turns += 1
+        assert turns < 1000
+    return turns
+
+
+def still():
+    return ModelWorker(clock=lambda: 0.5)
+
+
+def with_feeds(*feeds):
+    worker = still()
+    for feed in feeds:
+        worker.add_feed(feed)
+    return worker
+
+
+def test_chunks_that_are_due_are_served_together_phase_by_phase():
+    service = Service()
+    feeds = [OneChunk(service, f"encode {n}", f"extend {n}", due=n / 10) for n in range(3)]
+    run_out(with_feeds(*feeds))
+    assert service.served == [
+        ("encode 0", "encode 1", "encode 2"),
+        ("extend 0", "extend 1", "extend 2"),
+    ]
+    assert all(feed.done for feed in feeds)
+    assert feeds[1].got == ["did encode 1", "did extend 1"]
+
+
+def test_a_question_goes_between_two_turns_of_what_is_served_together():
+    service, seen = Service(layers=4), []
+    worker = with_feeds(OneChunk(service, "a"), OneChunk(service, "b"))
+    worker._next_work()()
+
+    def question():
+        seen.append(len(service.served))
+        yield Delta("q", 0, "x")
+
+    ended = Ended()
+    worker.submit(Job("q", Kind.PREFILL, question(), ended.events.append, ended.end))
+    run_out(worker)
+    assert seen == [1]
+    assert service.served == [("a", "b")] * 4
+
+
+def test_of_those_served_together_only_the_one_at_fault_is_told():
+    service = Service(broken=("b",))
+    feeds = [OneChunk(service, name) for name in "abc"]
+    run_out(with_feeds(*feeds))
+    assert [feed.got for feed in feeds] == [["did a"], [], ["did c"]]
+    assert isinstance(feeds[1].error, ValueError)
+    assert feeds[0].error is None
+    assert feeds[2].error is None
+
+
+def test_what_changes_something_is_not_served_twice():
+    service, ends = Service(broken=("b",)), []
+
+    def answer(name):
+        yield Delta(name, 0, "x")
+        yield service.wanted(name, "decode", repeatable=False)
+
+    worker = still()
+    for name in "ab":
+        ended = Ended()
+        ends.append(ended)
+        worker.submit(Job(name, Kind.PREFILL, answer(name), ended.events.append, ended.end))
+    run_out(worker)
+    assert service.served == [("a", "b")]
+    assert all(isinstance(ended.error, ValueError) for ended in ends)
+
+
+def test_a_stream_that_leaves_while_it_is_served_is_dropped_and_the_others_go_on():
+    service = Service(layers=3)
+    stays, goes = OneChunk(service, "stays"), OneChunk(service, "goes")
+    worker = with_feeds(stays, goes)
+    worker._next_work()()
+    worker.remove_feed(goes)
+    run_out(worker)
+    assert stays.done
+    assert not goes.got
+    assert goes.error is None
+
+
+def test_the_time_of_what_is_served_together_is_shared_by_the_streams():
+    now = [0.0]
+    service = Service()
+    work = service._work
+
+    def slow(requests):
+        now[0] += 0.08
+        yield from work(requests)
+
+    service._work = slow
+    worker = ModelWorker(clock=lambda: now[0])
+    feeds = [OneChunk(service, "a"), OneChunk(service, "b")]
+    for feed in feeds:
+        worker.add_feed(feed)
+    run_out(worker)
+    assert service.served == [("a", "b")]
+    assert [worker.load.chunk_s(feed) for feed in feeds] == pytest.approx([0.04, 0.04])
+
+
+def test_closing_ends_an_answer_that_waits_for_the_model():
+    service = Service()
+    worker = ModelWorker()
+    worker.start()
+    begun, go = threading.Event(), threading.Event()
+
+    def answer():
+        yield Delta("a", 0, "x")
+        begun.set()
+        assert go.wait(10.0)
+        yield service.wanted("a", "decode")
+        yield Delta("a", 1, "y")
+
+    ended = Ended()
+    worker.submit(Job("a", Kind.PREFILL, answer(), ended.events.append, ended.end))
+    assert begun.wait(10.0)
+    go.set()
+    assert worker.close()
+    assert ended.error is None
+    assert [event.text for event in ended.events] == ["x", "y"]
+
+
+def test_served_alone_what_is_wanted_takes_the_turns_of_the_plain_path():
+    service, events = Service(layers=3), []
+
+    def turns():
+        got = yield service.wanted("a")
+        events.append(got)
+        yield "turn"
+
+    assert list(alone(turns())) == [None, None, "turn"]
+    assert events == ["did a"]
+
+
+def feed_for(stream, worker):
+    feed = ChunkFeed(Stats(), worker.wake, lambda _: None, lambda e: pytest.fail(str(e)))
+    feed.attach(stream)
+    return feed
+
+
+def asked(worker, stream, name):
+    ended = Ended()
+    turns = stream.ask_together("what rang and what was shown?")
+    worker.submit(Job(name, Kind.PREFILL, turns, ended.events.append, ended.end))
+    return ended
+
+
+@pytest.mark.parametrize("depth", [0, 3])
+def test_streams_and_answers_served_together_hold_and_say_what_each_does_alone(depth):
+    model = small_model(layers=5, seed=2)
+    config = settings(pruning={"retention": 0.45}, stream={"prefill_depth": depth})
+    played = [make_chunks(3, seed=seed) for seed in range(3)]
+    plain = [OmniStream(model, config) for _ in played]
+    texts = []
+    for stream, chunks in zip(plain, played, strict=True):
+        for chunk in chunks:
+            stream.push(chunk)
+        texts.append(list(stream.ask("what rang and what was shown?"))[-1].text)
+    worker = ModelWorker()  # not started: its turns are taken here
+    streams = [OmniStream(model, config) for _ in played]
+    feeds = [feed_for(stream, worker) for stream in streams]
+    for feed in feeds:
+        worker.add_feed(feed)
+    for number in range(3):
+        for feed, chunks in zip(feeds, played, strict=True):
+            feed.offer(chunks[number])
+        run_out(worker)
+    answers = [asked(worker, stream, str(n)) for n, stream in enumerate(streams)]
+    run_out(worker)
+    for one, other in zip(plain, streams, strict=True):
+        for held, again in zip(one.snapshot(), other.snapshot(), strict=True):
+            assert torch.allclose(held.hidden, again.hidden, rtol=1e-3, atol=1e-4)
+            assert torch.allclose(held.keys, again.keys, rtol=1e-3, atol=1e-4)
+    told = [[e for e in ended.events if isinstance(e, Answer)] for ended in answers]
+    assert [answer.text for (answer,) in told] == texts
