@@ -71,7 +71,7 @@ class Simulation:
 
     # -- as the feed sees a stream
 
-    def push_steps(self, chunk: Chunk) -> Iterator[None]:
+    def push_together(self, chunk: Chunk) -> Iterator[None]:
         age_s = self.now_s - chunk.end_s
         newest = chunk.index == self._came - 1
         self.given.append(Given(chunk, age_s, self._busy_s, newest))
