@@ -34,6 +34,9 @@ class ModelConfig(_Section):
     attention: Literal["auto", "sdpa", "flash"] = "auto"
     weights: Literal["auto", "int8", "int4"] = "auto"
     """The decoder's linears: as ``dtype`` says, or quantised (needs torchao) for smaller cards."""
+    engine: Literal["plain", "fast"] = "plain"
+    """How a stream's states are kept and read; plain is the slow one that fast is tested against.
+    """
 
 
 class ScheduleConfig(_Section):

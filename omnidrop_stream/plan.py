@@ -83,16 +83,28 @@ def nominal_r0(stream: StreamConfig, intra: IntraConfig, frame_tokens: int) -> f
     """
     if not intra.enabled:
         return 1.0
+    video, audio, kept_video, kept_audio = _nominal_window(stream, intra, frame_tokens)
+    return (kept_video + kept_audio) / (video + audio)
+
+
+def nominal_video_share(stream: StreamConfig, intra: IntraConfig, frame_tokens: int) -> float:
+    """Share of pictures among the tokens that a full merging window holds."""
+    video, audio, *kept = _nominal_window(stream, intra, frame_tokens)
+    held = kept if intra.enabled else (video, audio)
+    return held[0] / max(1, sum(held))
+
+
+def _nominal_window(
+    stream: StreamConfig, intra: IntraConfig, frame_tokens: int
+) -> tuple[int, int, int, int]:
+    """Tokens of a merging window: of pictures and of sound, and those kept of each."""
     window_chunks = max(1, round(4 / stream.fps))
     windows = max(1, round(stream.fps / 4))
     video = windows * 4 * frame_tokens if stream.kind is not StreamKind.AUDIO else 0
     audio = window_chunks * AUDIO_TOKENS_PER_CHUNK if stream.kind is not StreamKind.VIDEO else 0
-    kept = 0
-    if video:
-        kept += windows * (frame_tokens + 3 * int(intra.video_keep * frame_tokens))
-    if audio:
-        kept += window_chunks * int(intra.audio_keep * AUDIO_TOKENS_PER_CHUNK)
-    return kept / (video + audio)
+    kept_video = windows * (frame_tokens + 3 * int(intra.video_keep * frame_tokens))
+    kept_audio = window_chunks * int(intra.audio_keep * AUDIO_TOKENS_PER_CHUNK)
+    return video, audio, kept_video if video else 0, kept_audio if audio else 0
 
 
 def needs_depth_zero(pruning: PruningConfig) -> bool:

@@ -33,7 +33,7 @@ from omnidrop_stream.plan import (
     schedule_for,
     slots_within,
 )
-from omnidrop_stream.segments import bare_segment, deepened, deepened_together
+from omnidrop_stream.segments import bare_segment, deepening
 from omnidrop_stream.stream_status import StreamStatus
 from omnidrop_stream.types import Answer, Chunk, Coverage, Delta, Gap, Query, Step
 from omnidrop_stream.wanted import Wanted, alone
@@ -69,6 +69,7 @@ class OmniStream:
             self._frame_tokens,
             spec.ids_per_second,
         )
+        self._deepened = deepening(model, self._prompt, stream, intra, self._frame_tokens)
         self._nominal = nominal_r0(stream, intra, self._frame_tokens)
         self._depth = self._exact_depth = self.layers_of(stream.prefill_depth)
         self._wanted_depth = self._depth
@@ -191,7 +192,7 @@ class OmniStream:
     ) -> Generator[Wanted, Any, Segment]:
         bare = bare_segment(self._prompt, chunk, encoded, held)
         hidden, layers = encoded.tokens.embeds, range(depth)
-        return (yield from deepened_together(self._model, self._prompt, bare, held, hidden, layers))
+        return (yield from self._deepened(bare, held, hidden, layers))
 
     # -- depth
 
@@ -243,9 +244,7 @@ class OmniStream:
             source = todo if deeper else todo.bare()
             hidden = todo.hidden if deeper and todo.hidden is not None else todo.tokens.embeds
             layers = range(self._depth, wanted) if deeper else range(wanted)
-            done[todo.chunk] = yield from deepened(
-                self._model, self._prompt, source, past, hidden, layers
-            )
+            done[todo.chunk] = yield from alone(self._deepened(source, past, hidden, layers))
 
     def _switch(self, held: tuple[Segment, ...], done: tuple[Segment, ...], depth: int) -> None:
         """Serve ``done``; where the byte budget cannot hold one window of it, stay as it was."""

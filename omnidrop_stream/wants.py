@@ -36,7 +36,14 @@ def extend_wanted(model: OmniModel, request: ExtendRequest) -> Wanted:
     def plain(one: ExtendRequest) -> Generator[None, None, States]:
         return (
             yield from model.extend(
-                one.prompt, one.past, one.past_slots, one.tokens, one.slot, one.hidden, one.layers
+                one.prompt,
+                one.past,
+                one.past_slots,
+                one.tokens,
+                one.slot,
+                one.hidden,
+                one.layers,
+                one.place,
             )
         )
 

@@ -13,7 +13,7 @@ from omnidrop_stream.config import Config, ModelConfig, make_config
 from omnidrop_stream.model.load import random_model
 from omnidrop_stream.model.mel import MelCarry, chunk_mel
 from omnidrop_stream.model.pixels import fit_size, patchify, resize_frames
-from omnidrop_stream.model.qwen_omni import QwenOmni
+from omnidrop_stream.model.qwen_omni import Engine, QwenOmni
 from omnidrop_stream.model.shapes import SHAPES, Shape
 from omnidrop_stream.model.template import ChatTemplate
 from omnidrop_stream.types import Chunk, StreamKind
@@ -36,11 +36,16 @@ def small_shape(heads: int = 4, kv_heads: int = 2, layers: int = 6) -> Shape:
     )
 
 
-def small_model(heads: int = 4, kv_heads: int = 2, layers: int = 6, seed: int = 0) -> QwenOmni:
+ENGINES: tuple[Engine, ...] = ("plain", "fast")
+"""What the spine of the tests holds for."""
+
+
+def small_model(
+    heads: int = 4, kv_heads: int = 2, layers: int = 6, seed: int = 0, engine: Engine = "plain"
+) -> QwenOmni:
     """A seeded random thinker of the stock class, fp32 on the CPU."""
-    return random_model(
-        "small", small_shape(heads, kv_heads, layers), ModelConfig(device="cpu", dtype="fp32"), seed
-    )
+    config = ModelConfig(device="cpu", dtype="fp32", engine=engine)
+    return random_model("small", small_shape(heads, kv_heads, layers), config, seed)
 
 
 def make_chunks(count: int, kind: StreamKind = StreamKind.AV, seed: int = 0) -> list[Chunk]:

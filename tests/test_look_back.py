@@ -6,13 +6,13 @@ import pytest
 
 from omnidrop_stream.errors import NothingHeld, QuestionError
 from omnidrop_stream.types import Query
-from tests.helpers import make_chunks, small_model
+from tests.helpers import ENGINES, make_chunks, small_model
 from tests.test_stream import QUESTION, answered, fingerprint, opened
 
 
-@pytest.fixture(scope="module")
-def model():
-    return small_model(layers=8, seed=1)
+@pytest.fixture(scope="module", params=ENGINES)
+def model(request):
+    return small_model(layers=8, seed=1, engine=request.param)
 
 
 @pytest.fixture(scope="module")

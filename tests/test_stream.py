@@ -9,7 +9,7 @@ from omnidrop_stream.cache import Segment
 from omnidrop_stream.errors import Busy, ConfigError, NothingHeld, QuestionError
 from omnidrop_stream.stream import OmniStream
 from omnidrop_stream.types import Answer, Delta, Query, Step, StreamKind
-from tests.helpers import UNPRUNED, make_chunks, settings, small_model
+from tests.helpers import ENGINES, UNPRUNED, make_chunks, settings, small_model
 
 QUESTION = "what was shown?"
 PRUNED = {"pruning": {"retention": 0.4}}
@@ -34,14 +34,15 @@ def fingerprint(segments: tuple[Segment, ...]) -> list[tuple]:
     out = []
     for s in segments:
         tensors = [s.keys, s.values, s.tokens.embeds, s.tokens.offsets, s.tokens.modality]
+        tensors += [] if s.paged is None else [s.paged.layer(n) for n in range(s.depth)]
         tensors += [s.hidden] if s.hidden is not None else []
         out.append((s.chunk, s.window, *[t.detach().cpu().numpy().tobytes() for t in tensors]))
     return out
 
 
-@pytest.fixture(scope="module")
-def model():
-    return small_model(layers=8, seed=1)
+@pytest.fixture(scope="module", params=ENGINES)
+def model(request):
+    return small_model(layers=8, seed=1, engine=request.param)
 
 
 @pytest.fixture(scope="module")

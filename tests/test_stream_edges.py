@@ -13,7 +13,7 @@ from omnidrop_stream.errors import ConfigError
 from omnidrop_stream.model.fork import Fork
 from omnidrop_stream.stream import OmniStream
 from omnidrop_stream.types import Answer, Chunk, Query, Step, StreamKind
-from tests.helpers import make_chunks, settings, small_model
+from tests.helpers import ENGINES, make_chunks, settings, small_model
 
 QUESTION = "what was shown?"
 
@@ -33,9 +33,9 @@ def answered(stream, text=QUESTION, **options) -> Answer:
     return answer
 
 
-@pytest.fixture(scope="module")
-def model():
-    return small_model(layers=8, seed=1)
+@pytest.fixture(scope="module", params=ENGINES)
+def model(request):
+    return small_model(layers=8, seed=1, engine=request.param)
 
 
 @pytest.fixture(scope="module")

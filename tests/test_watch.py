@@ -19,7 +19,7 @@ from omnidrop_stream.stream import OmniStream
 from omnidrop_stream.types import Step, StreamKind
 from omnidrop_stream.watch import Judgement, earlier_pairs, newest_pair, odds_of
 from omnidrop_stream.watch_config import WatchConfig
-from tests.helpers import UNPRUNED, make_chunks, settings, small_model, stock_inputs
+from tests.helpers import ENGINES, UNPRUNED, make_chunks, settings, small_model, stock_inputs
 from tests.test_stream import fingerprint
 from tests.watches import watching_model
 
@@ -28,9 +28,9 @@ DOOR = WatchConfig(text="the door opens")
 DEPTHS = [0, 2, "half", "read_side"]
 
 
-@pytest.fixture(scope="module")
-def model():
-    return watching_model(layers=8, seed=1)
+@pytest.fixture(scope="module", params=ENGINES)
+def model(request):
+    return watching_model(layers=8, seed=1, engine=request.param)
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,7 @@
 """The rolling, budgeted store of a stream's states. It knows no model."""
 
+from omnidrop_stream.cache.arena import Arena, Band, Paged, RowShape, Storage, lease
+from omnidrop_stream.cache.pages import PAGE_ROWS, Extent, PagePool
 from omnidrop_stream.cache.segment import (
     Segment,
     expected_bytes,
@@ -11,11 +13,20 @@ from omnidrop_stream.cache.token_cache import EVICTION, Budget, TokenCache, olde
 
 __all__ = [
     "EVICTION",
+    "PAGE_ROWS",
+    "Arena",
+    "Band",
     "Budget",
+    "Extent",
+    "PagePool",
+    "Paged",
+    "RowShape",
     "Segment",
+    "Storage",
     "TokenCache",
     "expected_bytes",
     "largest_id",
+    "lease",
     "oldest_window",
     "slots_of",
     "tensor_bytes",

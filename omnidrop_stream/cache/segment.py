@@ -1,7 +1,8 @@
-"""What the cache keeps of one chunk: an immutable segment of states, keys before rotation.
+"""What the cache keeps of one chunk: an immutable segment of states.
 
-Rotation happens at use, so a segment can move to another slot (design 5). A snapshot is a tuple of
-segments; it is free, needs no lock and is not disturbed by chunks that arrive or leave.
+The plain engine's keys are kept before rotation; it happens at use, so a segment can move to
+another slot (design 5). The fast engine's lie in an arena (``cache/arena.py``). A snapshot is a
+tuple of segments; it is free, needs no lock and is not disturbed by chunks that arrive or leave.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from omnidrop_stream.cache.arena import Paged
 from omnidrop_stream.types import ChunkFlags, ChunkTokens
 
 
@@ -22,8 +24,9 @@ def tensor_bytes(*tensors: torch.Tensor | None) -> int:
 class Segment:
     """The trunk's state of one chunk after ``depth`` decoder layers.
 
-    keys, values: [depth, H_kv, n, head_dim], keys un-rotated; hidden [n, d] enters layer ``depth``
-    (None where every layer is done). tokens.embeds is kept so that the depth can change later.
+    keys, values: [depth, H_kv, n, head_dim], keys un-rotated (without any n where they are in an
+    arena); hidden [n, d] enters layer ``depth`` (None where every layer is done). tokens.embeds is
+    kept so that the depth can change later.
     """
 
     chunk: int
@@ -40,6 +43,8 @@ class Segment:
     hidden: torch.Tensor | None
     seen_from: int
     """Oldest chunk that was held when these states were made."""
+    paged: Paged | None = None
+    """Where the fast engine's keys and values are; holding it pins their pages."""
 
     @property
     def depth(self) -> int:
@@ -56,13 +61,19 @@ class Segment:
         """Bytes of all tensors, those shared between fields counted once."""
         hidden = None if self.hidden is self.tokens.embeds else self.hidden
         t = self.tokens
-        return _own_bytes(t) + tensor_bytes(self.keys, self.values, hidden)
+        own = _own_bytes(t) + tensor_bytes(self.keys, self.values, hidden)
+        return own + (self.paged.nbytes if self.paged else 0)
 
     def bare(self) -> Segment:
         """The same at depth 0: its embeddings only, which remember nothing that has left."""
         none = self.keys[:0, :, :0]
         return replace(
-            self, keys=none, values=none, hidden=self.tokens.embeds, seen_from=self.chunk
+            self,
+            keys=none,
+            values=none,
+            hidden=self.tokens.embeds,
+            seen_from=self.chunk,
+            paged=None,
         )
 
     def only(self, kept: torch.Tensor) -> Segment:
@@ -77,12 +88,13 @@ class Segment:
             saliency=None if self.tokens.saliency is None else self.tokens.saliency[kept],
         )
         bare = self.hidden is self.tokens.embeds
-        done = self.depth > 0  # at depth 0 there are no states, of no tokens
+        loose = self.depth > 0 and self.paged is None  # at depth 0 there are no states at all
         return replace(
             self,
             tokens=tokens,
-            keys=self.keys[:, :, kept] if done else self.keys,
-            values=self.values[:, :, kept] if done else self.values,
+            keys=self.keys[:, :, kept] if loose else self.keys,
+            values=self.values[:, :, kept] if loose else self.values,
+            paged=self.paged.only(kept, self.tokens.modality) if self.paged else None,
             hidden=tokens.embeds if bare else None if self.hidden is None else self.hidden[kept],
         )
 

@@ -8,7 +8,7 @@ from typing import Protocol
 
 import torch
 
-from omnidrop_stream.cache import Segment
+from omnidrop_stream.cache import Paged, Segment, Storage
 from omnidrop_stream.method import PruningPolicy
 from omnidrop_stream.model.fork import Fork
 from omnidrop_stream.model.pixels import PixelSettings
@@ -60,6 +60,8 @@ class Prompt:
     values: torch.Tensor
     positions: torch.Tensor
     base: int
+    rows: torch.Tensor | None = None
+    """The fast engine's: keys rotated and values, [L, P, 2, H_kv, hd]."""
 
     @property
     def count(self) -> int:
@@ -70,12 +72,13 @@ class Prompt:
 @dataclass(frozen=True, slots=True)
 class States:
     """What ``extend`` made of n new tokens: keys (un-rotated), values [layers, H_kv, n, hd], hidden
-    [n, d].
+    [n, d]. Where they are in an arena keys and values have no n.
     """
 
     keys: torch.Tensor
     values: torch.Tensor
     hidden: torch.Tensor
+    paged: Paged | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +97,21 @@ class Question:
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """Where the states of a chunk go that has passed ``below`` already: into the stream's arenas,
+    or (no ``storage``) into one of their own.
+    """
+
+    storage: Storage | None = None
+    provisional: bool = False
+    """For one answer alone."""
+    below: Paged | None = None
+
+
+LOOSE = Place()
+
+
+@dataclass(frozen=True, slots=True)
 class ExtendRequest:
     """What `OmniModel.extend` takes: ``layers`` over one chunk's tokens behind ``past``."""
 
@@ -104,6 +122,7 @@ class ExtendRequest:
     slot: int
     hidden: torch.Tensor
     layers: range
+    place: Place = LOOSE
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,8 +164,12 @@ class OmniModel(Protocol):
         slot: int,
         hidden: torch.Tensor,
         layers: range,
+        place: Place = LOOSE,
     ) -> Generator[None, None, States]:
-        """Run ``layers`` over one chunk's tokens after ``past``; yields after each layer."""
+        """Run ``layers`` over one chunk's tokens after ``past``; yields after each layer.
+
+        ``place``: where the fast engine puts the new states.
+        """
 
     def extend_batch(
         self, requests: Sequence[ExtendRequest]

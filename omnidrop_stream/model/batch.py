@@ -118,8 +118,8 @@ def decode_batch(decoder: Decoder, requests: Sequence[DecodeRequest]) -> list[to
         attended = []
         for row, fork in enumerate(forks):
             own = slice(row, row + 1)
-            keys, values = fork.layers[layer].append(rotated[:, own], new.v[:, own])
-            attended.append(causal_attention(new.q[:, own], keys, values))
+            store = fork.layers[layer]
+            attended.append(store.attend(new.q[:, own], rotated[:, own], new.v[:, own]))
         hidden = decoder.finish(layer, hidden, torch.cat(attended, dim=1))
     logits: torch.Tensor = decoder.head(decoder.norm(hidden))
     found = list(logits.float())

@@ -2,11 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
 from omnidrop_stream.cache import tensor_bytes
+from omnidrop_stream.model.attention import causal_attention
+from omnidrop_stream.model.partial import Piece, attend, grouped
+from omnidrop_stream.model.rope import rotate
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """Keys and values [H_kv, n, hd] that are read where they lie, in the trunk."""
+
+    keys: torch.Tensor
+    values: torch.Tensor
+    turn: tuple[torch.Tensor, torch.Tensor] | None = None
+    """By which angles f32 [1, hd] a query is rotated on to meet these keys; None: not at all."""
+    pins: tuple[object, ...] = ()
+    """What keeps their memory from being used for something else."""
+
+    def piece(self, q: torch.Tensor) -> Piece:
+        """For attention of rotated queries [H, n, hd]."""
+        turned = q if self.turn is None else rotate(q.float(), self.turn).to(q.dtype)
+        return Piece(grouped(turned, self.keys.shape[0]), self.keys, self.values)
 
 
 class LayerStore:
@@ -19,6 +40,18 @@ class LayerStore:
         self._keys[:, :count] = keys
         self._values[:, :count] = values
         self._count = count
+        self._reads: Sequence[Read] = ()
+
+    @classmethod
+    def over(
+        cls, keys: torch.Tensor, values: torch.Tensor, count: int, reads: Sequence[Read]
+    ) -> LayerStore:
+        """A store in the given memory, in which ``count`` positions are filled, of a layer that
+        also sees ``reads``.
+        """
+        store = cls.__new__(cls)
+        store._keys, store._values, store._count, store._reads = keys, values, count, reads
+        return store
 
     def append(self, key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Add one position [H_kv, 1, hd] and return everything held (views, valid until the next
@@ -31,16 +64,33 @@ class LayerStore:
         self._count += 1
         return self._keys[:, : self._count], self._values[:, : self._count]
 
+    def attend(self, q: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        """Add one position and attend with its rotated query [H, 1, hd] to all that the layer sees:
+        [H, 1, hd].
+        """
+        keys, values = self.append(key, value)
+        if not self._reads:
+            return causal_attention(q, keys, values)
+        own = Piece(grouped(q, keys.shape[0]), keys, values)
+        out, _ = attend([own, *(read.piece(q) for read in self._reads)])
+        return out.reshape(q.shape)
+
     def cut(self, start: int, stop: int) -> None:
-        """Forget the positions from ``start`` up to ``stop``; what follows moves down."""
+        """Forget the positions from ``start`` up to ``stop``; what follows moves down. Where the
+        layer reads them in the trunk, it no longer does.
+        """
+        if self._reads:
+            self._reads = ()
+            return
         for held in (self._keys, self._values):
             held[:, start : start + self._count - stop] = held[:, stop : self._count].clone()
         self._count -= stop - start
 
     @property
     def nbytes(self) -> int:
-        """Bytes allocated."""
-        return tensor_bytes(self._keys, self._values)
+        """Bytes allocated, and those read in the trunk, which it pins."""
+        pinned = sum(tensor_bytes(read.keys, read.values) for read in self._reads)
+        return tensor_bytes(self._keys, self._values) + pinned
 
 
 @dataclass(slots=True)

@@ -23,7 +23,7 @@ from omnidrop_stream.model.kernels import bound_kernel_caches
 from omnidrop_stream.model.parts import parts_of
 from omnidrop_stream.model.pixels import CLIP_MEAN, CLIP_STD, PixelSettings
 from omnidrop_stream.model.quantised import check_weights, place
-from omnidrop_stream.model.qwen_omni import QwenOmni
+from omnidrop_stream.model.qwen_omni import Engine, QwenOmni
 from omnidrop_stream.model.shapes import Shape, byte_tokenizer, random_thinker
 from omnidrop_stream.model.template import ChatTemplate
 from omnidrop_stream.model.watch_words import WatchTemplates, templates_of
@@ -58,6 +58,10 @@ class ModelSettings(Protocol):
     @property
     def weights(self) -> str:
         """``auto`` (as ``dtype`` says), ``int8`` or ``int4``."""
+
+    @property
+    def engine(self) -> Engine:
+        """``plain`` or ``fast``."""
 
 
 def _quiet(_: str) -> None:
@@ -188,6 +192,7 @@ def load_model(config: ModelSettings, progress: Progress = _quiet) -> QwenOmni:
             _watch_templates(folder),
             config.weights,
         ),
+        config.engine,
     )
 
 
@@ -205,7 +210,7 @@ def random_model(name: str, shape: Shape, config: ModelSettings, seed: int = 0) 
         place(thinker, config.weights, device, dtype)
     pixels = PixelSettings(max_tokens=shape.image_tokens)
     spec = _spec(name, thinker, tokenizer, pixels, weights=config.weights)
-    return QwenOmni(thinker, tokenizer, spec)
+    return QwenOmni(thinker, tokenizer, spec, config.engine)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

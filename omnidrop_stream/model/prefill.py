@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 
@@ -91,6 +92,30 @@ class Trunk:
         return rotate(keys[:, visible], (cos[visible], sin[visible])), values[:, visible]
 
 
+class AnyTrunk(Protocol):
+    """What a question's pass wants of a snapshot, whichever engine keeps it."""
+
+    @property
+    def prompt(self) -> Prompt:
+        """What stands before the block."""
+
+    @property
+    def segments(self) -> Sequence[Segment]:
+        """The block."""
+
+    @property
+    def block_angles(self) -> Angles:
+        """Angles of the block's tokens in their slots."""
+
+    def prompt_layer(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Rotated keys and values [H_kv, P, hd] of the prompt."""
+
+    def block_layer(
+        self, layer: int, visible: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Rotated keys and values of the block or of its ``visible`` tokens, below its depth."""
+
+
 class PrunedPrefill:
     """The state of one question's pass; ``run`` yields after each layer."""
 
@@ -105,7 +130,7 @@ class PrunedPrefill:
     ) -> None:
         self._decoder = decoder
         self._question = question
-        self._trunk = Trunk.of(decoder, spec, prompt, segments, slots)
+        self._trunk = self._opened(decoder, spec, prompt, segments, slots)
         device = decoder.device
         counts = torch.tensor([s.count for s in segments], dtype=torch.long)
         self._modality = (
@@ -116,7 +141,7 @@ class PrunedPrefill:
         self._visible = torch.arange(int(counts.sum()), device=device)
         self._evidence = torch.zeros(int(counts.sum()), device=device)
         start = largest_id(tuple(segments), list(slots), prompt.base, spec.ids_per_chunk) + 1
-        positions = tail_positions(start, question.markers, len(question.ids))
+        self._positions = positions = tail_positions(start, question.markers, len(question.ids))
         self._next_position = int(positions[0, -1]) + 1
         self._text_angles = decoder.rotary.angles(positions)
         self._text = decoder.embed(torch.tensor(question.ids, device=device))
@@ -125,6 +150,16 @@ class PrunedPrefill:
         self._stores: list[LayerStore] = []
         self._video: list[int] = []
         self._audio: list[int] = []
+
+    def _opened(
+        self,
+        decoder: Decoder,
+        spec: ModelSpec,
+        prompt: Prompt,
+        segments: Sequence[Segment],
+        slots: Sequence[int],
+    ) -> AnyTrunk:
+        return Trunk.of(decoder, spec, prompt, segments, slots)
 
     def run(self) -> Generator[None, None, Fork]:
         """All layers; the fork at the end holds what each of them saw."""
@@ -143,15 +178,22 @@ class PrunedPrefill:
     @torch.inference_mode()
     def _layer(self, layer: int) -> None:
         n = int(self._visible.shape[0])
+        self._count(n)
+        leaving = n - self._next_count(layer)
+        score = self._read(layer, n, leaving)
+        if leaving:
+            self._drop(layer, score, leaving)
+
+    def _count(self, n: int) -> None:
         audio = int((self._modality[self._visible] == int(Modality.AUDIO)).sum())
         self._video.append(n - audio)
         self._audio.append(audio)
+
+    def _read(self, layer: int, n: int, leaving: int) -> torch.Tensor | None:
+        """The layer itself; S [n] where it is wanted."""
         new, keys, values = self._attend(layer)
         self._stores.append(LayerStore(keys, values, self._question.max_new_tokens))
-        leaving = n - self._next_count(layer)
-        score = self._score(layer, new, keys, n, leaving)
-        if leaving:
-            self._drop(layer, score, leaving)
+        return self._score(layer, new, keys, n, leaving)
 
     def _attend(self, layer: int) -> tuple[Projected, torch.Tensor, torch.Tensor]:
         decoder = self._decoder
@@ -223,8 +265,13 @@ class PrunedPrefill:
         gone = self._question.policy.drop(
             layer, self._decoder.n_layers, score, chunk, modality, leaving
         )
-        stay = torch.ones(seen.shape[0], dtype=torch.bool, device=seen.device)
-        stay[gone] = False
+        stay = self._staying(gone, leaving)
         self._visible = seen[stay]
         if self._block is not None:
             self._block = self._block[stay]
+
+    def _staying(self, gone: torch.Tensor, leaving: int) -> torch.Tensor:
+        """Which of the visible tokens stay, as an index."""
+        stay = torch.ones(self._visible.shape[0], dtype=torch.bool, device=gone.device)
+        stay[gone] = False
+        return stay

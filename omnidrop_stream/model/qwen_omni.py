@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from omnidrop_stream.cache import Segment
 from omnidrop_stream.model.attention import causal_attention
 from omnidrop_stream.model.base import (
+    LOOSE,
     DecodeRequest,
     ExtendRequest,
     ModelSpec,
+    Place,
     Prompt,
     Question,
     States,
 )
 from omnidrop_stream.model.batch import PlainRunning, decode_batch, extend_batch
 from omnidrop_stream.model.decoder import Decoder
+from omnidrop_stream.model.fast import FastEngine, FastRunning
 from omnidrop_stream.model.fork import Fork
 from omnidrop_stream.model.parts import parts_of
 from omnidrop_stream.model.prefill import PrunedPrefill, Trunk
@@ -33,13 +36,17 @@ from omnidrop_stream.model.towers import (
 )
 from omnidrop_stream.types import Chunk, ChunkTokens
 
+Engine = Literal["plain", "fast"]
+
 
 class QwenOmni:
     """Drives the modules of a stock ``Qwen2_5OmniThinkerForConditionalGeneration``; holds weights
     only.
     """
 
-    def __init__(self, thinker: Any, tokenizer: Tokenizer, spec: ModelSpec) -> None:
+    def __init__(
+        self, thinker: Any, tokenizer: Tokenizer, spec: ModelSpec, engine: Engine = "plain"
+    ) -> None:
         self._thinker = thinker
         self._tokenizer = tokenizer
         self._spec = spec
@@ -57,6 +64,7 @@ class QwenOmni:
                 float(rotary.attention_scaling),
             ),
         )
+        self._fast = FastEngine(self._decoder, spec) if engine == "fast" else None
         self._towers = Towers(parts.audio, parts.visual, spec.pixels, parts.audio.num_mel_bins)
 
     @property
@@ -68,6 +76,15 @@ class QwenOmni:
     def tokenizer(self) -> Tokenizer:
         """The checkpoint's tokenizer."""
         return self._tokenizer
+
+    @property
+    def engine(self) -> Engine:
+        """How trunks are kept and read."""
+        return "plain" if self._fast is None else "fast"
+
+    def with_engine(self, engine: Engine) -> QwenOmni:
+        """The same weights under another engine."""
+        return QwenOmni(self._thinker, self._tokenizer, self._spec, engine)
 
     @property
     def thinker(self) -> Any:
@@ -107,7 +124,9 @@ class QwenOmni:
             hidden = decoder.finish(layer, hidden, attended)
             keys.append(new.k)
             values.append(new.v)
-        return Prompt(torch.stack(keys), torch.stack(values), positions, len(ids) - markers + 1)
+        made, base = (torch.stack(keys), torch.stack(values)), len(ids) - markers + 1
+        rows = self._fast.prompt_rows(*made, positions) if self._fast is not None else None
+        return Prompt(*made, positions, base, rows)
 
     def extend(
         self,
@@ -118,8 +137,13 @@ class QwenOmni:
         slot: int,
         hidden: torch.Tensor,
         layers: range,
+        place: Place = LOOSE,
     ) -> Generator[None, None, States]:
         """Run ``layers`` over one chunk's tokens after ``past``; yields after each layer."""
+        if self._fast is not None:
+            request = ExtendRequest(prompt, past, past_slots, tokens, slot, hidden, layers, place)
+            (states,) = yield from self.extend_batch([request])
+            return states
         decoder = self._decoder
         spec = self._spec
         with torch.inference_mode():
@@ -148,14 +172,17 @@ class QwenOmni:
         self, requests: Sequence[ExtendRequest]
     ) -> Generator[None, None, list[States]]:
         """`extend` for chunks of several streams together; yields after each layer."""
+        kind = PlainRunning if self._fast is None else FastRunning
         with torch.inference_mode():
-            running = [PlainRunning(self._decoder, self._spec, one) for one in requests]
+            running = [kind(self._decoder, self._spec, one) for one in requests]
         return (yield from extend_batch(self._decoder, running))
 
     def pruned_prefill(
         self, prompt: Prompt, segments: Sequence[Segment], slots: Sequence[int], question: Question
     ) -> Generator[None, None, Fork]:
         """The question's pass with layer-wise pruning; yields after each layer."""
+        if self._fast is not None:
+            return (yield from self._fast.pruned_prefill(prompt, segments, slots, question))
         with torch.inference_mode():
             prefill = PrunedPrefill(self._decoder, self._spec, prompt, segments, slots, question)
         return (yield from prefill.run())
@@ -168,8 +195,8 @@ class QwenOmni:
         hidden = decoder.embed(torch.tensor([token], device=decoder.device))
         for layer, store in enumerate(fork.layers):
             new = decoder.project(layer, hidden, angles)
-            keys, values = store.append(rotate(new.k, angles), new.v)
-            hidden = decoder.finish(layer, hidden, causal_attention(new.q, keys, values))
+            attended = store.attend(new.q, rotate(new.k, angles), new.v)
+            hidden = decoder.finish(layer, hidden, attended)
         fork.next_position += 1
         fork.logits = decoder.logits(hidden)
         return fork.logits

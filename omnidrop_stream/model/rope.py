@@ -25,6 +25,12 @@ class Rotary:
     sections: tuple[int, ...]
     scaling: float = 1.0
 
+    def exact_angles(self, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """``angles`` computed in fp64, as good after a year as at the start: f32 [n, head_dim]."""
+        double = Rotary(self.inv_freq.double(), self.sections, self.scaling)
+        cos, sin = double.angles(positions)
+        return cos.float(), sin.float()
+
     def angles(self, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Cosine and sine f32 [n, head_dim] of ``positions`` i64 [3, n]."""
         dtype = torch.float64 if self.inv_freq.dtype == torch.float64 else torch.float32

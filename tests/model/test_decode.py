@@ -9,7 +9,7 @@ from omnidrop_stream.model.fork import LayerStore
 from omnidrop_stream.model.sampling import pick_token
 from omnidrop_stream.stream import OmniStream
 from omnidrop_stream.types import Answer, StreamKind
-from tests.helpers import UNPRUNED, make_chunks, settings, small_model, stock_inputs
+from tests.helpers import ENGINES, UNPRUNED, make_chunks, settings, small_model, stock_inputs
 
 QUESTION = "what rang?"
 
@@ -43,9 +43,10 @@ def test_a_store_does_not_share_memory_with_what_it_was_made_of():
     assert bool((held[:, :3] == 1).all())
 
 
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("depth", [0, 3])
-def test_greedy_decoding_equals_recomputing_from_scratch_with_the_stock_layers(depth):
-    model = small_model(layers=4, seed=11)
+def test_greedy_decoding_equals_recomputing_from_scratch_with_the_stock_layers(depth, engine):
+    model = small_model(layers=4, seed=11, engine=engine)
     chunks = make_chunks(2)
     config = settings(**UNPRUNED, stream={"prefill_depth": depth, "frame_tokens": 24})
     stream = OmniStream(model, config)

@@ -5,7 +5,7 @@ import torch
 
 from omnidrop_stream.stream import OmniStream
 from omnidrop_stream.types import Answer, StreamKind
-from tests.helpers import UNPRUNED, make_chunks, settings, small_model, stock_inputs
+from tests.helpers import ENGINES, UNPRUNED, make_chunks, settings, small_model, stock_inputs
 
 QUESTION = "what was shown when it rang?"
 KINDS = [StreamKind.AV, StreamKind.VIDEO, StreamKind.AUDIO]
@@ -43,10 +43,11 @@ def first_logits(model, stream):
     return seen[0], answer
 
 
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("depth", [0, 2, "read_side"])
-def test_an_unpruned_stream_has_the_stock_models_logits(kind, depth):
-    model = small_model()
+def test_an_unpruned_stream_has_the_stock_models_logits(kind, depth, engine):
+    model = small_model(engine=engine)
     chunks = make_chunks(3, kind)
     logits, _ = first_logits(model, streamed(model, chunks, kind, depth))
     with torch.no_grad():
@@ -54,9 +55,10 @@ def test_an_unpruned_stream_has_the_stock_models_logits(kind, depth):
     assert torch.allclose(logits, stock, atol=2e-5, rtol=1e-4), (logits - stock).abs().max()
 
 
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize(("heads", "kv_heads", "layers"), SHAPES)
-def test_parity_holds_for_other_head_counts_and_depths(heads, kv_heads, layers):
-    model = small_model(heads, kv_heads, layers, seed=heads)
+def test_parity_holds_for_other_head_counts_and_depths(heads, kv_heads, layers, engine):
+    model = small_model(heads, kv_heads, layers, seed=heads, engine=engine)
     chunks = make_chunks(2)
     logits, _ = first_logits(model, streamed(model, chunks, StreamKind.AV, 1))
     with torch.no_grad():
@@ -64,9 +66,10 @@ def test_parity_holds_for_other_head_counts_and_depths(heads, kv_heads, layers):
     assert torch.allclose(logits, stock, atol=2e-5, rtol=1e-4), (logits - stock).abs().max()
 
 
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("kind", KINDS)
-def test_greedy_text_equals_stock_generate(kind):
-    model = small_model(seed=3)
+def test_greedy_text_equals_stock_generate(kind, engine):
+    model = small_model(seed=3, engine=engine)
     chunks = make_chunks(2, kind, seed=5)
     stream = streamed(model, chunks, kind, 2, max_tokens=12)
     answer = list(stream.ask(QUESTION))[-1]

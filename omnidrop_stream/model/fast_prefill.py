@@ -1,0 +1,140 @@
+"""The question's pass on arenas: what is read is read where it lies, or copied once.
+
+Below ``depth`` a layer that still sees the whole block reads the trunk's rows in place; once tokens
+have left, the rest is copied to the answer's own rows in one gather, where decoding finds it again.
+Attention and Eq. 5 come of one computation of the scores (``model/partial.py``). Nothing between
+the layers waits for the device: how many tokens leave is the schedule's, and how many of those that
+stay are pictures is counted for all layers at the end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from omnidrop_stream.cache import Segment
+from omnidrop_stream.model.base import ModelSpec, Prompt, Question
+from omnidrop_stream.model.decoder import Decoder, Projected
+from omnidrop_stream.model.fork import Fork, LayerStore
+from omnidrop_stream.model.paged import PagedTrunk
+from omnidrop_stream.model.partial import Piece, attend, grouped
+from omnidrop_stream.model.prefill import AnyTrunk, PrunedPrefill
+from omnidrop_stream.model.rope import rotate
+from omnidrop_stream.types import Modality
+
+
+class FastPrefill(PrunedPrefill):
+    """`PrunedPrefill` over a `PagedTrunk`."""
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        spec: ModelSpec,
+        prompt: Prompt,
+        segments: Sequence[Segment],
+        slots: Sequence[int],
+        question: Question,
+    ) -> None:
+        self._paged = PagedTrunk(decoder.rotary, spec, prompt, segments, slots)
+        super().__init__(decoder, spec, prompt, segments, slots, question)
+        self._whole = int(self._visible.shape[0])
+        self._text_angles = decoder.rotary.exact_angles(self._positions)
+        self._shared = spec.n_kv_heads
+        rows = len(question.ids)
+        causal = torch.ones(rows, rows, dtype=torch.bool, device=decoder.device).tril()
+        self._causal = causal.repeat(spec.n_heads // spec.n_kv_heads, 1)
+        self._seen: list[torch.Tensor] = []
+
+    def _opened(
+        self,
+        decoder: Decoder,
+        spec: ModelSpec,
+        prompt: Prompt,
+        segments: Sequence[Segment],
+        slots: Sequence[int],
+    ) -> AnyTrunk:
+        return self._paged
+
+    def _count(self, n: int) -> None:
+        self._seen.append(self._visible)
+
+    @torch.inference_mode()
+    def _fork(self) -> Fork:
+        sound = (self._modality == int(Modality.AUDIO)).long()
+        heard = torch.stack([sound[seen].sum() for seen in self._seen]).tolist()
+        self._audio = [int(n) for n in heard]
+        self._video = [len(s) - n for s, n in zip(self._seen, self._audio, strict=True)]
+        return super()._fork()
+
+    def _read(self, layer: int, n: int, leaving: int) -> torch.Tensor | None:
+        if layer >= self._question.depth:
+            return super()._read(layer, n, leaving)
+        new = self._decoder.project(layer, self._text, self._text_angles)
+        pieces = self._pieces(layer, n, new)
+        late, weights = self._weights(layer, n, leaving)
+        out, received = attend(pieces, weights)
+        self._text = self._decoder.finish(layer, self._text, out.reshape(new.q.shape))
+        if weights is None:
+            return None
+        columns = self._columns(layer, n, received)
+        if late:
+            self._evidence[self._visible] += columns[0]
+        return columns[-1] if leaving else None
+
+    def _pieces(self, layer: int, n: int, new: Projected) -> list[Piece]:
+        """What the layer sees: the answer's own rows before the text, the trunk's, the text."""
+        prompt = self._paged.prompt_rows(layer)
+        copied = n if n < self._whole else 0
+        front = prompt.shape[0] + copied
+        text = new.k.shape[1]
+        rows = prompt.new_empty(front + text + self._question.max_new_tokens, *prompt.shape[1:])
+        rows[: prompt.shape[0]] = prompt
+        if copied:
+            self._paged.gather(layer, self._visible, rows[prompt.shape[0] : front])
+        rows[front : front + text, 0] = rotate(new.k, self._text_angles).transpose(0, 1)
+        rows[front : front + text, 1] = new.v.transpose(0, 1)
+        reads = self._paged.reads(layer) if n and not copied else []
+        keys, values = rows[:, 0].transpose(0, 1), rows[:, 1].transpose(0, 1)
+        self._stores.append(LayerStore.over(keys, values, front + text, reads))
+        own, behind = grouped(new.q, self._shared), slice(front, front + text)
+        return [
+            Piece(own, keys[:, :front], values[:, :front]),
+            *(read.piece(new.q) for read in reads),
+            Piece(own, keys[:, behind], values[:, behind], self._causal),
+        ]
+
+    def _weights(self, layer: int, n: int, leaving: int) -> tuple[bool, torch.Tensor | None]:
+        """Rows [W, M] that Eq. 5 averages over: for the evidence first, for the policy last."""
+        late = n > 0 and layer >= self._decoder.n_layers // 2
+        guidance = self._question.policy.guidance
+        wanted = [self._guidance] if late else []
+        if leaving and guidance == "last":
+            wanted.append(torch.tensor([len(self._question.ids) - 1], device=self._guidance.device))
+        elif leaving and guidance == "question" and not late:
+            wanted.append(self._guidance)
+        if not wanted:
+            return late, None
+        text, groups = len(self._question.ids), self._causal.shape[0] // len(self._question.ids)
+        weights = self._text.new_zeros(len(wanted), text, dtype=torch.float32)
+        for row, chosen in zip(weights, wanted, strict=True):
+            row[chosen] = 1.0 / (len(chosen) * groups * self._shared)
+        return late, weights.repeat(1, groups)
+
+    def _columns(self, layer: int, n: int, received: Sequence[torch.Tensor]) -> torch.Tensor:
+        """What the visible tokens received [W, n], in the stream's order."""
+        if n < self._whole:
+            first = self._paged.prompt.count
+            return received[0][:, first : first + n]
+        read = torch.cat(list(received[1:-1]), dim=1)
+        return read[:, self._paged.section(layer).order.to(read.device)]
+
+    def _staying(self, gone: torch.Tensor, leaving: int) -> torch.Tensor:
+        """As the base, without asking the device how many those are."""
+        n = self._visible.shape[0]
+        stays = torch.ones(n, dtype=torch.bool, device=gone.device)
+        stays[gone] = False
+        place = torch.where(stays, stays.cumsum(0) - 1, n - leaving)  # the leaving share the end
+        index = torch.empty(n - leaving + 1, dtype=torch.long, device=gone.device)
+        index[place] = torch.arange(n, device=gone.device)
+        return index[:-1]
