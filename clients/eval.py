@@ -41,8 +41,23 @@ def evaluate(
         str | None, typer.Option(help="Grid: prefill depths, as 0,exact,half,read_side.")
     ] = None,
     chunks: Annotated[str | None, typer.Option(help="Grid: stream lengths, as 4,8,32.")] = None,
-    streams: Annotated[int | None, typer.Option(help="Test streams.")] = None,
+    split: Annotated[
+        str | None, typer.Option(help="dev to choose settings by, test to be run once.")
+    ] = None,
+    baselines: Annotated[
+        str | None, typer.Option(help="Policies that the others are compared with.")
+    ] = None,
+    streams: Annotated[int | None, typer.Option(help="Streams.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the first stream.")] = None,
+    batch: Annotated[
+        int | None, typer.Option(help="Questions that share a pass; 1: each alone, as live.")
+    ] = None,
+    gate: Annotated[
+        bool,
+        typer.Option(
+            "--gate", help="First measure what dropping 95 % at random costs after each layer."
+        ),
+    ] = False,
     streamed_check: Annotated[
         bool,
         typer.Option("--streamed-check", help="Also compare depth exact, live, with offline."),
@@ -67,7 +82,7 @@ def evaluate(
     ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> int:
-    """Play test streams of the world, ask about them, score answers and evidence.
+    """Play streams of the world, ask about them, score answers and evidence.
 
     The grid is policies x retentions x depths at each length; its first cell is the one that the
     others are compared with.
@@ -79,6 +94,9 @@ def evaluate(
         "chunks": _numbers("--chunks", chunks),
         "streams": streams,
         "seed": seed,
+        "split": split,
+        "baselines": _words(baselines),
+        "batch": batch,
     }
     grid = (QUICK if quick else {}) | {k: v for k, v in given.items() if v is not None}
     chosen = {"model": model, "device": device, "dtype": dtype}
@@ -86,7 +104,7 @@ def evaluate(
     for path in (json, markdown, state):
         if path is not None and not path.parent.is_dir():
             raise UsageError(f"{path} cannot be written: there is no folder {path.parent}")
-    _evaluate(values, config, state, json, markdown, streamed_check, rolling)
+    _evaluate(values, config, state, json, markdown, streamed_check, rolling, gate)
     return 0
 
 
@@ -98,15 +116,17 @@ def _evaluate(
     markdown: Path | None,
     streamed_check: bool,
     rolling: int,
+    gate: bool,
 ) -> None:
     """Run; every finished stream is kept at once, the report is written at the end or when the
     user interrupts.
     """
     import tempfile
+    import time
 
     from omnidrop_stream.lab.eval import Evaluation
     from omnidrop_stream.lab.eval_report import to_json, to_markdown
-    from omnidrop_stream.lab.eval_state import StateFile
+    from omnidrop_stream.lab.eval_state import Pace, StateFile
     from omnidrop_stream.lab.eval_types import eval_settings
     from omnidrop_stream.model.qwen_omni import QwenOmni
     from runtime.models import load
@@ -124,9 +144,12 @@ def _evaluate(
             terminal.complain(f"going on after {len(kept.records)} finished pieces of work")
         stopped: KeyboardInterrupt | None = None
         try:
-            for record in evaluation.steps(list(kept.records), streamed_check, rolling):
+            pace = Pace(settings.grid.streams, time.monotonic())
+            for record in evaluation.steps(list(kept.records), streamed_check, rolling, gate):
                 kept.add(record)
-                terminal.complain(f"done: {record['type']} {record['seed']}")
+                done = sum(r["type"] == "stream" for r in kept.records)
+                told = pace.told(done, time.monotonic())
+                terminal.complain(f"done: {record['type']} {record['seed']}{told}")
         except KeyboardInterrupt as interrupt:
             stopped = interrupt
         report = evaluation.report(kept.records)

@@ -71,7 +71,7 @@ class AnswerRun:
         self._question = Question(
             ids=tail.ids,
             markers=tail.markers,
-            guidance=_guidance_rows(pruning, tail),
+            guidance=guidance_rows(pruning, tail),
             policy=self._plan.policy,
             entering=self._plan.entering,
             depth=depth,
@@ -234,7 +234,7 @@ class AnswerRun:
         )
 
 
-def _guidance_rows(pruning: PruningConfig, tail: Tail) -> tuple[int, ...]:
+def guidance_rows(pruning: PruningConfig, tail: Tail) -> tuple[int, ...]:
     """Rows after the block that guide: the question's words, all text, or the last token."""
     if pruning.guidance == "all_text":
         return tuple(range(len(tail.ids)))

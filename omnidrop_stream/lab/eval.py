@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import statistics
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -18,13 +19,25 @@ import torch
 from omnidrop_stream.errors import ConfigError
 from omnidrop_stream.lab.bench_cost import conditions
 from omnidrop_stream.lab.eval_check import check_rolling, rolling, score_check, streamed
-from omnidrop_stream.lab.eval_play import depth_of, play
+from omnidrop_stream.lab.eval_gate import play_gate, score_gate
+from omnidrop_stream.lab.eval_play import apart, depth_of, play
 from omnidrop_stream.lab.eval_score import clustered, difference, score_evidence
-from omnidrop_stream.lab.eval_types import Cell, Check, EvalSettings, Mean, Record, Report, Row
+from omnidrop_stream.lab.eval_types import (
+    Cell,
+    Check,
+    EvalSettings,
+    Mean,
+    Record,
+    Report,
+    Row,
+    Versus,
+)
 from omnidrop_stream.model.qwen_omni import QwenOmni
 from omnidrop_stream.world import QUESTION_KINDS
 
 SINGLE_HOP = ("visual", "audio", "order", "yes/no", "absence")
+LATER = ("streams", "baselines", "timed", "batch")
+"""Settings of the grid that a run may go on with changed."""
 GROUPS = {
     **QUESTION_KINDS,
     "single-hop": tuple(kind for group in SINGLE_HOP for kind in QUESTION_KINDS[group]),
@@ -42,7 +55,7 @@ class Evaluation:
         self.unreachable: dict[str, str] = {}
         for cell in settings.cells:
             try:
-                self.depths[cell] = depth_of(model, settings.config, cell)
+                self.depths[cell] = depth_of(model, settings, cell)
             except ConfigError as error:
                 self.unreachable[cell.name] = str(error)
         if not self.depths:
@@ -60,7 +73,8 @@ class Evaluation:
         later.
         """
         told = self.told()
-        told["eval"] = {k: v for k, v in told["eval"].items() if k != "streams"}
+        del told["model"]["name"]
+        told["eval"] = {k: v for k, v in told["eval"].items() if k not in LATER}
         text = json.dumps(told, sort_keys=True)
         return {"type": "head", "run": hashlib.sha256(text.encode()).hexdigest()[:16]}
 
@@ -74,13 +88,18 @@ class Evaluation:
                 "layers": spec.n_layers,
                 "width": spec.hidden_size,
                 "dtype": spec.dtype,
+                "made": made(self._model),
             },
             "eval": settings.grid.model_dump(mode="json"),
             "config": settings.config.model_dump(mode="json", exclude={"model"}),
         }
 
     def steps(
-        self, done: Iterable[Record], streamed_check: bool = False, rolling_chunks: int = 0
+        self,
+        done: Iterable[Record],
+        streamed_check: bool = False,
+        rolling_chunks: int = 0,
+        gate: bool = False,
     ) -> Iterator[Record]:
         """The records that are missing, one by one."""
         if rolling_chunks:
@@ -88,6 +107,8 @@ class Evaluation:
         have = {(r["type"], r.get("seed")) for r in done}
         grid = self._settings.grid
         for seed in range(grid.seed, grid.seed + grid.streams):
+            if gate and ("gate", seed) not in have:
+                yield play_gate(self._model, self._settings, seed)
             if ("stream", seed) not in have:
                 yield play(self._model, self._settings, self.depths, seed)
             if streamed_check and ("streamed", seed) not in have:
@@ -99,7 +120,8 @@ class Evaluation:
         """Tables of all that is done."""
         grid = self._settings.grid
         wanted = range(grid.seed, grid.seed + grid.streams)
-        streams = [r["answers"] for r in records if r["type"] == "stream" and r["seed"] in wanted]
+        played = [r for r in records if r["type"] == "stream" and r["seed"] in wanted]
+        streams = [list(apart(record)) for record in played]
         cells = self._settings.cells
         first = next(iter(self.depths))
         rows = []
@@ -115,6 +137,8 @@ class Evaluation:
             checks += score_check(
                 kind, [r for r in found if kind == "rolling" or r["seed"] in wanted]
             )
+        checked = [c for r in played for c in r["answers"] if "plain_same" in c]
+        gates = [r for r in records if r["type"] == "gate" and r["seed"] in wanted]
         device = torch.device(self._model.spec.device)
         return Report(
             conditions(device),
@@ -122,8 +146,48 @@ class Evaluation:
             len(streams),
             tuple(rows),
             self.unreachable,
+            tuple(cell for cell in self._settings.cells if cell not in self.depths),
             tuple(checks),
+            tuple(self._versus(streams)),
+            score_gate(gates),
+            (sum(c["plain_same"] for c in checked), len(checked)) if checked else None,
         )
+
+    def _versus(self, streams: Sequence[Stream]) -> Iterator[Versus]:
+        """Every cell less every baseline at its retention and depth, or the nearest there is."""
+        cells, lengths = self._settings.cells, self._settings.grid.chunks
+        for name in self._settings.grid.baselines:
+            for cell in self.depths:
+                base = baseline_of(cell, name, list(self.depths))
+                if base is None or base == cell:
+                    continue
+                for count in (None, *lengths) if len(lengths) > 1 else lengths:
+                    pair = [_pick(streams, cells.index(c), count) for c in (base, cell)]
+                    both = [(a, b) for a, b in zip(*pair, strict=True) if a]
+                    apart_by = difference((_right(a), _right(b), len(a)) for a, b in both)
+                    if apart_by is not None:
+                        yield Versus(cell, base, count, len(both), apart_by)
+
+
+def baseline_of(cell: Cell, name: str, cells: Sequence[Cell]) -> Cell | None:
+    """The cell of the baseline ``name`` to compare with: at the same retention and depth; where it
+    has only one of either, that one.
+    """
+    own = [c for c in cells if c.policy == name]
+    for wanted in ((cell.retention, cell.depth), (None, cell.depth), (cell.retention, None)):
+        for candidate in own:
+            depth = candidate.depth if wanted[1] is None else wanted[1]
+            if (candidate.retention, candidate.depth) == (wanted[0], depth):
+                return candidate
+    return own[0] if own and own[0].retention is None else None
+
+
+def made(model: QwenOmni) -> str:
+    """How the weights came about, as the checkpoint's configuration says: a built model tells
+    implementations and scores apart and is no evidence for the method.
+    """
+    told = model.thinker.config.to_dict().get("made")
+    return str(told) if told else "not told by its configuration; see the model card"
 
 
 def model_hash(model: QwenOmni) -> str:
@@ -139,8 +203,8 @@ def model_hash(model: QwenOmni) -> str:
 Stream = list[dict[str, Any]]
 
 
-def _pick(streams: Sequence[Stream], cell: int, count: int) -> list[Stream]:
-    return [[a for a in s if a["cell"] == cell and a["chunks"] == count] for s in streams]
+def _pick(streams: Sequence[Stream], cell: int, count: int | None) -> list[Stream]:
+    return [[a for a in s if a["cell"] == cell and count in (None, a["chunks"])] for s in streams]
 
 
 def _row(cell: Cell, count: int, streams: list[Stream], base: list[Stream] | None) -> Row:
@@ -161,12 +225,29 @@ def _row(cell: Cell, count: int, streams: list[Stream], base: list[Stream] | Non
         labels=dict(Counter(a["label"] for a in answers)),
         entering=mean("entering"),
         leaving=mean("leaving"),
-        tokens=mean("tokens"),
+        tokens=float(sum(a["counts"][0] for a in answers)) / len(answers),
+        schedule=_schedule(answers),
+        cost=_cost(answers),
         accuracy=accuracy,
         kinds=kinds,
         difference=paired,
         evidence=score_evidence(streams),
     )
+
+
+def _schedule(answers: Stream) -> tuple[float, ...]:
+    shares = [[n / a["unpruned"] for n in a["counts"]] for a in answers]
+    return tuple(sum(layer) / len(answers) for layer in zip(*shares, strict=True))
+
+
+def _cost(answers: Stream) -> dict[str, float | None]:
+    n = len(answers)
+    timed = [a["prefill_ms"] for a in answers if "prefill_ms" in a]
+    return {
+        "flops": sum(a["flops"] for a in answers) / n,
+        "flops_question": sum(a["flops_question"] for a in answers) / n,
+        "prefill_ms": statistics.median(timed) if timed else None,
+    }
 
 
 def _right(stream: Stream) -> int:

@@ -5,6 +5,7 @@ rolling budget does as well as a fresh stream of the same window.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -12,15 +13,8 @@ import numpy as np
 
 from omnidrop_stream.config import merged
 from omnidrop_stream.errors import ConfigError
-from omnidrop_stream.lab.eval_play import (
-    ask_one,
-    chunks_of,
-    delivered,
-    depth_of,
-    open_at,
-    pruning_of,
-    questions_for,
-)
+from omnidrop_stream.lab.eval_desk import ask_one
+from omnidrop_stream.lab.eval_play import chunks_of, delivered, depth_of, open_at, questions_for
 from omnidrop_stream.lab.eval_score import clustered, difference, is_right
 from omnidrop_stream.lab.eval_types import Cell, Check, EvalSettings, Record
 from omnidrop_stream.model.base import OmniModel
@@ -67,19 +61,19 @@ def offline_chunks(world: World, indices: Sequence[int]) -> Iterator[Chunk]:
 
 def streamed(model: OmniModel, settings: EvalSettings, cell: Cell, seed: int) -> Record:
     """One stream twice: live through the chunker at depth ``exact``, and offline at depth 0."""
-    config, lengths = settings.config, settings.grid.chunks
+    lengths, split = settings.grid.chunks, settings.split
     exact = Cell(cell.policy, cell.retention, "exact")
-    pruning, world = pruning_of(config, exact), World(seed, "test")
+    pruning, world = settings.pruning(exact), World(seed, split)
     indices = delivered(seed, max(lengths), settings.grid.gaps)
-    depth = depth_of(model, config, exact)
-    live, offline = open_at(model, config, depth), open_at(model, config, 0)
+    depth = depth_of(model, settings, exact)
+    live, offline = open_at(model, settings, exact, depth), open_at(model, settings, exact, 0)
     answers = []
     both = zip(chunks_of(indices, world.chunk, BLOCKS), offline_chunks(world, indices), strict=True)
     for count, (came, cut) in enumerate(both, start=1):
         live.push(came)
         offline.push(cut)
         if count in lengths:
-            for question in questions_for(world, indices[:count], seed):
+            for question in questions_for(world, indices[:count], seed, split):
                 first = ask_one(offline, question.text, pruning)
                 second = ask_one(live, question.text, pruning)
                 told = {"label": second.label, "chunks": count}
@@ -108,11 +102,12 @@ def rolling(model: OmniModel, settings: EvalSettings, cell: Cell, chunks: int) -
     that left is remembered.
     """
     config = merged(settings.config, {"stream": {"budget_tokens": _budget(model, settings)}})
+    settings = replace(settings, config=config)
     seed = settings.grid.seed + ROLLING_SEED_STEP
-    world, pruning = World(seed, "test"), pruning_of(config, cell)
+    world, pruning = World(seed, settings.split), settings.pruning(cell)
     draw = lru_cache(maxsize=2 * ROLLING_WINDOW)(world.chunk)
-    depths = sorted({depth_of(model, config, cell), 0}, reverse=True)
-    long = {depth: open_at(model, config, depth) for depth in depths}
+    depths = sorted({depth_of(model, settings, cell), 0}, reverse=True)
+    long = {depth: open_at(model, settings, cell, depth) for depth in depths}
     windows = []
     for count, chunk in enumerate(chunks_of(range(chunks), draw), start=1):
         for stream in long.values():
@@ -122,10 +117,10 @@ def rolling(model: OmniModel, settings: EvalSettings, cell: Cell, chunks: int) -
         answers = {}
         for depth, stream in long.items():
             held = [segment.chunk for segment in stream.snapshot()]
-            fresh = open_at(model, config, depth)
+            fresh = open_at(model, settings, cell, depth)
             for again in chunks_of(held, draw):
                 fresh.push(again)
-            asked = questions_for(world, held, seed + count)
+            asked = questions_for(world, held, seed + count, settings.split)
             answers[str(depth)] = _compared(fresh, stream, asked, pruning)
         windows.append({"end": count, "answers": answers})
     return {"type": "rolling", "seed": chunks, "cell": cell.name, "windows": windows}

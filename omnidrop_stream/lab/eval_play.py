@@ -1,26 +1,36 @@
 """Test streams of the world played through the chunker and asked: one stream, many settings.
 
-Chunks come out of the same `Chunker` as live. Cells that need the same depth share one `OmniStream`
-and each asks it with its own pruning; all are asked the same questions on the same snapshot.
+Chunks come out of the same `Chunker` as live. What does not depend on the cell is made once for
+all of them: towers, embeddings, the layers that no cell has dropped in yet (`lab.held`); the
+questions of a window share a pass (`lab.batched`). The plain path, one question at a time through
+`OmniStream`, answers some questions of the first streams too: it is the check, and what is timed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from omnidrop_stream.chunker import Chunker, ChunkerSettings
-from omnidrop_stream.config import Config, PruningConfig, merged
 from omnidrop_stream.errors import ConfigError
-from omnidrop_stream.lab.eval_score import evidence_cells, is_right
+from omnidrop_stream.lab.eval_desk import Desk
+from omnidrop_stream.lab.eval_score import GROUNDS, evidence_cells, is_right
 from omnidrop_stream.lab.eval_types import Cell, EvalSettings, Record
 from omnidrop_stream.model.base import OmniModel
-from omnidrop_stream.plan import resolve_depth
+from omnidrop_stream.model.qwen_omni import QwenOmni
+from omnidrop_stream.plan import intra_for, resolve_depth
 from omnidrop_stream.stream import OmniStream
-from omnidrop_stream.types import CHUNK_SAMPLES, CHUNK_SECONDS, Answer, Chunk, Frame, Query, Samples
-from omnidrop_stream.world import ALL_KINDS, Question, World, WorldChunk
+from omnidrop_stream.types import (
+    CHUNK_SAMPLES,
+    CHUNK_SECONDS,
+    Chunk,
+    Evidence,
+    Frame,
+    Samples,
+)
+from omnidrop_stream.world import ALL_KINDS, Question, Split, World, WorldChunk
 from omnidrop_stream.world import ask as make_question
 from omnidrop_stream.world.items import FRAME_STEP_S
 
@@ -61,98 +71,92 @@ def _items(drawn: WorldChunk, blocks: int) -> Iterator[Frame | Samples]:
     yield from sorted(items, key=lambda item: item.time_s)
 
 
-def questions_for(world: World, indices: Sequence[int], seed: int) -> Iterator[Question]:
+def questions_for(
+    world: World, indices: Sequence[int], seed: int, split: Split = "test"
+) -> Iterator[Question]:
     """One question of every kind that these chunks give a fair one of."""
     truths = [world.truth(i) for i in indices]
     for number, kind in enumerate(ALL_KINDS):
         rng = np.random.default_rng([seed, 2, len(indices), number])
-        question = make_question(truths, kind, rng, "test")
+        question = make_question(truths, kind, rng, split)
         if question is not None:
             yield question
 
 
-def pruning_of(config: Config, cell: Cell) -> PruningConfig:
-    """The configuration's pruning with the cell's policy and retention."""
-    values: dict[str, Any] = {"policy": cell.policy}
-    if cell.retention is not None:
-        values |= {"retention": cell.retention, "schedule": None}
-    return merged(config, {"pruning": values}).pruning
-
-
-def depth_of(model: OmniModel, config: Config, cell: Cell) -> int:
+def depth_of(model: OmniModel, settings: EvalSettings, cell: Cell) -> int:
     """The cell's depth as a number; raises ConfigError for what this model cannot reach."""
-    layers = model.spec.n_layers
+    layers, config = model.spec.n_layers, settings.varied(cell.policy)
     if isinstance(cell.depth, int) and cell.depth > layers:
         raise ConfigError(f"depth {cell.depth} is not allowed: this model has {layers} layers")
     stream = config.stream.model_copy(update={"prefill_depth": cell.depth})
     tokens = min(stream.frame_tokens or model.spec.frame_tokens, model.spec.pixels.max_tokens)
-    return resolve_depth(stream, config.intra, pruning_of(config, cell), layers, tokens)
+    pruning = settings.pruning(cell)
+    return resolve_depth(stream, intra_for(pruning, config.intra), pruning, layers, tokens)
 
 
-def open_at(model: OmniModel, config: Config, depth: int) -> OmniStream:
-    """A stream whose chunks pass ``depth`` layers on arrival, for any pruning at question time."""
-    free = {"pruning": {"policy": "intra-only", "retention": None, "schedule": None}}
-    return OmniStream(model, merged(config, {"stream": {"prefill_depth": depth}, **free}))
+def open_at(model: OmniModel, settings: EvalSettings, cell: Cell, depth: int) -> OmniStream:
+    """A stream for the cell whose chunks pass ``depth`` layers on arrival."""
+    return OmniStream(model, settings.opening(cell, depth))
 
 
-def ask_one(stream: OmniStream, text: str, pruning: PruningConfig) -> Answer:
-    """The finished answer; streams end in one whatever happens."""
-    *_, last = stream.ask(Query(text), pruning=pruning)
-    if not isinstance(last, Answer):
-        raise RuntimeError("a stream ended without an answer")
-    return last
-
-
-def play(model: OmniModel, settings: EvalSettings, depths: dict[Cell, int], seed: int) -> Record:
+def play(model: QwenOmni, settings: EvalSettings, depths: dict[Cell, int], seed: int) -> Record:
     """One stream at all lengths and cells; what was answered, judged."""
-    grid, config, cells = settings.grid, settings.config, settings.cells
-    world = World(seed, "test")
+    grid = settings.grid
+    desk = Desk(model, settings, depths)
+    world = World(seed, settings.split)
     indices = delivered(seed, max(grid.chunks), grid.gaps)
-    streams = {depth: open_at(model, config, depth) for depth in sorted(set(depths.values()))}
-    answers = []
-    for count, chunk in enumerate(chunks_of(indices, world.chunk), start=1):
-        for stream in streams.values():
-            stream.push(chunk)
-        if count not in grid.chunks:
-            continue
-        _check_held(streams.values(), count)
-        for question in questions_for(world, indices[:count], seed):
-            for cell, depth in depths.items():
-                answer = ask_one(streams[depth], question.text, pruning_of(config, cell))
-                starts = [s.start_s for s in streams[depth].snapshot()]
-                judged = judge(question, answer, starts, indices[0] * CHUNK_SECONDS)
-                answers.append({"cell": cells.index(cell), "chunks": count, **judged})
-    return {"type": "stream", "seed": seed, "answers": answers}
-
-
-def _check_held(streams: Iterable[OmniStream], count: int) -> None:
-    for stream in streams:
-        held = len(stream.snapshot())
-        if held < count:
-            raise ConfigError(
-                f"a stream of {count} chunks does not fit: stream.budget_tokens = "
-                f"{stream.config.stream.budget_tokens} and the model's positions hold {held}; ask "
-                "for fewer chunks or raise it"
+    for chunk in chunks_of(indices, world.chunk):
+        desk.push(chunk)
+    timed = seed - grid.seed < grid.timed
+    record: Record = {"type": "stream", "seed": seed, "asked": [], "answers": []}
+    for count in grid.chunks:
+        questions = list(questions_for(world, indices[:count], seed, settings.split))
+        told = [{"kind": q.kind, "question": q.text, "truth": q.answer} for q in questions]
+        record["asked"].append({"chunks": count, "questions": told})
+        for cell in depths:
+            answered = desk.answers(cell, count, questions)
+            starts = [s.start_s for s in answered.segments]
+            offset = indices[0] * CHUNK_SECONDS
+            pairs = zip(questions, answered.told, strict=True)
+            record["answers"].append(
+                {"cell": settings.cells.index(cell), "chunks": count}
+                | answered.cost
+                | together([judge(q, *one, starts, offset) for q, one in pairs])
+                | (desk.timed(cell, count, questions, seed, answered) if timed else {})
             )
+    return record
 
 
 def judge(
-    question: Question, answer: Answer, starts_s: Sequence[float], offset_s: float = 0.0
-) -> dict[str, Any]:
-    """Right or wrong, grounds and cost. offset_s: world time of the stream's second 0."""
+    question: Question,
+    text: str,
+    evidence: Sequence[Evidence],
+    starts_s: Sequence[float],
+    offset_s: float = 0.0,
+) -> tuple[str, bool, dict[str, Any]]:
+    """Text, whether it is right, and its grounds. offset_s: world time of the stream's second 0."""
     events = tuple(
         type(e)(e.what, e.modality, e.from_s - offset_s, e.to_s - offset_s)
         for e in question.evidence
     )
+    return text, is_right(text, question.answer), evidence_cells(evidence, events, starts_s)
+
+
+def together(judged: Sequence[tuple[str, bool, dict[str, Any]]]) -> dict[str, Any]:
+    """A cell's answers as columns, small enough for thousands of them."""
     return {
-        "kind": question.kind,
-        "question": question.text,
-        "truth": question.answer,
-        "text": answer.text,
-        "ok": is_right(answer.text, question.answer),
-        "grounds": evidence_cells(answer.evidence, events, starts_s),
-        "label": answer.label,
-        "entering": round(answer.tokens.mean_entering, 6),
-        "leaving": round(answer.tokens.mean_leaving, 6),
-        "tokens": answer.tokens.entering,
+        "texts": [text for text, _, _ in judged],
+        "ok": "".join("01"[ok] for _, ok, _ in judged),
+        "grounds": [list(grounds.values()) for _, _, grounds in judged],
     }
+
+
+def apart(record: Record) -> Iterator[dict[str, Any]]:
+    """The answers of a stream one by one, each with its question and its cell's cost."""
+    asked = {part["chunks"]: part["questions"] for part in record["asked"]}
+    for part in record["answers"]:
+        shared = {k: v for k, v in part.items() if k not in ("texts", "ok", "grounds")}
+        rows = zip(asked[part["chunks"]], part["texts"], part["ok"], part["grounds"], strict=True)
+        for question, text, ok, grounds in rows:
+            named = dict(zip(GROUNDS, grounds, strict=True))
+            yield shared | question | {"text": text, "ok": ok == "1", "grounds": named}

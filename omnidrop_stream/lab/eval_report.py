@@ -6,17 +6,33 @@ import dataclasses
 import json
 from collections.abc import Iterator, Sequence
 
+from omnidrop_stream.lab.eval_tables import (
+    by_layer,
+    gate_table,
+    grid,
+    grid_tables,
+    percent,
+    table,
+    versus_tables,
+)
 from omnidrop_stream.lab.eval_types import Check, Mean, Report, Row
 
 GROUPS = ("visual", "audio", "order", "yes/no", "absence", "single-hop", "binding", "all")
+SPLITS = {
+    "test": "Test streams of the synthetic world (voices, renderings and question forms that are "
+    "never trained on)",
+    "dev": "Development streams of the synthetic world (the training voices, renderings and "
+    "question forms, streams that training never drew)",
+}
 LEGEND = (
-    "Test streams of the synthetic world (voices, renderings and question forms that are never "
-    "trained on), played through the chunker into `OmniStream`; every kind of question is asked "
+    "{split}, played through the chunker into `OmniStream`; every kind of question is asked "
     "once at each length where the stream gives a fair one. Right means: equal to the truth after "
     "case, outer punctuation and an article are dropped. ± is one standard error, clustered by "
     "stream. difference: to the first setting at the same length, question by question.",
     "retention: mean share of the unpruned audiovisual tokens that enter (leave) a layer, as it "
-    "came out; label: the promise that the answers kept (exact, exact_schedule, catch_up, "
+    "came out; by layer: the same for each layer, equal ones once; GFLOP: counted, of a prefill in "
+    "all and after the question came; ms: processor time of a prefill after the question, one at a "
+    "time, median; label: the promise that the answers kept (exact, exact_schedule, catch_up, "
     "read_side).",
     "Evidence, over correct answers that rest on something: hit: a true event lies in a named "
     "chunk; chance: the same for as many chunks named at random; all: every true event does; "
@@ -39,21 +55,30 @@ def _lines(report: Report) -> Iterator[str]:
     yield f"# omnidrop eval: {model['name']}"
     yield ""
     for text in LEGEND:
-        yield text
+        yield text.format(split=SPLITS[run["split"]])
         yield ""
     yield from _conditions(report)
     yield f"{report.streams} of {run['streams']} streams, seeds from {run['seed']} on."
     yield ""
+    if report.plain is not None:
+        same, asked = report.plain
+        yield f"Asked again one by one through `OmniStream`: {same} of {asked} texts the same."
+        yield ""
+    if report.gate is not None:
+        yield from gate_table(report.gate, model["made"])
     if report.rows:
-        yield from _table("Settings", SUMMARY, [_summary(row) for row in report.rows])
-        yield from _table(
+        yield from grid_tables(report)
+        yield from table("Settings", SUMMARY, [_summary(row) for row in report.rows])
+        yield from table("Cost", COST, [_costs(row) for row in report.rows])
+        yield from versus_tables(report)
+        yield from table(
             "By group", ("setting", "chunks", *GROUPS), list(map(_groups, report.rows))
         )
         yield from _kinds(report.rows)
-        yield from _table("Evidence", EVIDENCE, [_evidence(r) for r in report.rows if r.evidence])
+        yield from table("Evidence", EVIDENCE, [_evidence(r) for r in report.rows if r.evidence])
     if report.unreachable:
         rows = [(name, reason) for name, reason in report.unreachable.items()]
-        yield from _table("Out of reach (not measured)", ("setting", "reason"), rows)
+        yield from table("Out of reach (not measured)", ("setting", "reason"), rows)
     for check in report.checks:
         yield from _check(check)
 
@@ -65,7 +90,7 @@ def _conditions(report: Report) -> Iterator[str]:
     yield f"- commit {told['commit']}, {told['date']}"
     yield (
         f"- model {model['name']}: {model['layers']} layers, width {model['width']}, "
-        f"{model['dtype']}, sha256 {model['sha256'][:16]}"
+        f"{model['dtype']}, sha256 {model['sha256'][:16]}; made: {model['made']}"
     )
     yield ""
 
@@ -79,9 +104,17 @@ SUMMARY = (
     "single-hop %",
     "binding %",
     "worst kind %",
+    "label",
+)
+COST = (
+    "setting",
+    "chunks",
     "tokens",
     "retention entering (leaving) %",
-    "label",
+    "entering by layer %",
+    "GFLOP in all",
+    "after the question",
+    "ms",
 )
 EVIDENCE = ("setting", "chunks", "n", "hit %", "chance", "all %", "precision %", "named %", "spans")
 
@@ -98,9 +131,21 @@ def _summary(row: Row) -> tuple[str, ...]:
         percent(row.accuracy.get("single-hop")),
         percent(row.accuracy.get("binding")),
         f"{worst[0]} {100 * worst[1].value:.0f}",
+        ", ".join(labels),
+    )
+
+
+def _costs(row: Row) -> tuple[str, ...]:
+    flops, later, ms = (row.cost[key] for key in ("flops", "flops_question", "prefill_ms"))
+    return (
+        row.cell.name,
+        str(row.chunks),
         f"{row.tokens:.0f}",
         f"{100 * row.entering:.1f} ({100 * row.leaving:.1f})",
-        ", ".join(labels),
+        by_layer(row.schedule),
+        f"{(flops or 0) / 1e9:.3g}",
+        f"{(later or 0) / 1e9:.3g}",
+        "–" if ms is None else f"{ms:.3g}",
     )
 
 
@@ -119,7 +164,7 @@ def _kinds(rows: Sequence[Row]) -> Iterator[str]:
         heads = ("kind", *(f"{row.chunks} chunks % (n)" for row in own))
         yield f"### {cell.name}"
         yield ""
-        yield from _grid(heads, body)
+        yield from grid(heads, body)
 
 
 def _counted(mean: Mean | None) -> str:
@@ -156,28 +201,4 @@ def _check(check: Check) -> Iterator[str]:
     yield ""
     if check.unlike:
         body = [(a["question"], a["truth"], a["second"], a["first"]) for a in check.unlike]
-        yield from _grid(("question", "truth", "first named", "against"), body)
-
-
-def percent(mean: Mean | None, sign: bool = False) -> str:
-    """A share in percent with its standard error."""
-    if mean is None:
-        return "–"
-    value = f"{100 * mean.value:+.1f}" if sign else f"{100 * mean.value:.1f}"
-    return value if mean.error is None else f"{value} ± {100 * mean.error:.1f}"
-
-
-def _table(title: str, heads: Sequence[str], body: Sequence[Sequence[str]]) -> Iterator[str]:
-    if body:
-        yield f"## {title}"
-        yield ""
-        yield from _grid(heads, body)
-
-
-def _grid(heads: Sequence[str], body: Sequence[Sequence[str]]) -> Iterator[str]:
-    yield "| " + " | ".join(heads) + " |"
-    yield "|" + "---|" * len(heads)
-    for row in body:
-        cells = (" ".join(cell.split()).replace("|", "\\|") for cell in row)
-        yield "| " + " | ".join(cells) + " |"
-    yield ""
+        yield from grid(("question", "truth", "first named", "against"), body)

@@ -9,6 +9,23 @@ from omnidrop_stream.errors import UsageError
 from omnidrop_stream.lab.eval_types import Record
 
 
+class Pace:
+    """How long the rest will take, from what this run has done so far."""
+
+    def __init__(self, streams: int, began_s: float) -> None:
+        self._streams, self._began_s = streams, began_s
+        self._first: int | None = None
+
+    def told(self, done: int, now_s: float) -> str:
+        """`` (3 of 200 streams, about 12 min left)``; without the time until a stream is done."""
+        if self._first is None:
+            self._first = max(0, done - 1)
+        own = done - self._first
+        left_s = (now_s - self._began_s) / own * (self._streams - done) if own > 0 else None
+        rest = "" if left_s is None else f", about {left_s / 60:.0f} min left"
+        return f" ({done} of {self._streams} streams{rest})"
+
+
 class StateFile:
     """A head and one record a line. A last line that was cut off is thrown away."""
 

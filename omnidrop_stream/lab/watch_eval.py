@@ -22,7 +22,7 @@ from omnidrop_stream.lab.bench_cost import Stopwatch, conditions
 from omnidrop_stream.lab.eval import model_hash
 from omnidrop_stream.lab.eval_play import chunks_of, depth_of, open_at
 from omnidrop_stream.lab.eval_score import clustered
-from omnidrop_stream.lab.eval_types import Cell, Mean
+from omnidrop_stream.lab.eval_types import Cell, EvalSettings, GridConfig, Mean
 from omnidrop_stream.lab.watch_score import Happening, Outcome, Point, happenings, score
 from omnidrop_stream.model.qwen_omni import QwenOmni
 from omnidrop_stream.types import CHUNK_SECONDS
@@ -137,14 +137,19 @@ def _some(rng: np.random.Generator, names: Sequence[str], count: int) -> list[st
 
 def depth_for(model: QwenOmni, bench: WatchBench) -> int:
     """The trunk's depth in layers; ``exact`` is that of a question at the configured retention."""
-    return depth_of(model, bench.config, Cell("omnidrop", None, bench.depth))
+    return depth_of(model, EvalSettings(bench.config, GridConfig()), _cell(bench))
+
+
+def _cell(bench: WatchBench) -> Cell:
+    return Cell("omnidrop", None, bench.depth)
 
 
 def play(model: QwenOmni, bench: WatchBench, depth: int, seed: int) -> Played:
     """Push a stream's chunks and judge every watch after each."""
     watch = Stopwatch(torch.device(model.spec.device))
     world = World(seed, "test")
-    stream = open_at(model, bench.config, depth)
+    settings = EvalSettings(bench.config, GridConfig())
+    stream = open_at(model, settings, _cell(bench), depth)
     asked = watches_of(world, bench, seed)
     questions = [stream.standing(config) for _, _, config in asked]
     points: list[list[Point]] = [[] for _ in asked]

@@ -16,7 +16,7 @@ from omnidrop_stream.config import Config, IntraConfig, merged
 from omnidrop_stream.errors import OmniDropError, SourceUnreadable
 from omnidrop_stream.lab.benchmarks.items import Benchmark, Choice, Clip
 from omnidrop_stream.lab.benchmarks.settings import Cell
-from omnidrop_stream.lab.eval_play import ask_one
+from omnidrop_stream.lab.eval_desk import ask_one
 from omnidrop_stream.lab.eval_types import Record
 from omnidrop_stream.model.base import OmniModel
 from omnidrop_stream.plan import intra_for, resolve_depth

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 
 from omnidrop_stream.lab.benchmarks import BENCHMARKS
 from omnidrop_stream.lab.benchmarks.report import BenchmarkReport, CellScore, SetScore
-from omnidrop_stream.lab.eval_report import percent
+from omnidrop_stream.lab.eval_tables import percent
 from omnidrop_stream.lab.markdown import grid
 
 BY_GROUP = {6: "worldsense", 7: "avut"}

@@ -1,0 +1,127 @@
+"""Tables of an evaluation that compare: the grid at a glance, differences, and the gate."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+
+from omnidrop_stream.lab.eval_score import half_width
+from omnidrop_stream.lab.eval_types import Gate, Mean, Report, Versus
+
+GATE_POINTS = 20
+
+
+def by_layer(shares: Sequence[float]) -> str:
+    """Shares in percent, runs of the same one once: ``47.8 x5, 45, 36``."""
+    texts = [f"{100 * share:.1f}" for share in shares]
+    runs = [(text, len(list(same))) for text, same in itertools.groupby(texts)]
+    return ", ".join(text if n == 1 else f"{text} ×{n}" for text, n in runs)
+
+
+def grid_tables(report: Report) -> Iterator[str]:
+    """Accuracy at a glance, one table a length: policies down, retentions and depths across."""
+    cells = [row.cell for row in report.rows]
+    named = report.missing
+    columns = list(dict.fromkeys((c.retention, str(c.depth)) for c in [*cells, *named]))
+    policies = list(dict.fromkeys(c.policy for c in [*cells, *named]))
+    heads = ("policy", *(_column(*column) for column in columns))
+    for count in dict.fromkeys(row.chunks for row in report.rows):
+        found = {
+            (r.cell.policy, r.cell.retention, str(r.cell.depth)): r.accuracy["all"]
+            for r in report.rows
+            if r.chunks == count
+        }
+        body = []
+        for policy in policies:
+            line = [policy]
+            for retention, depth in columns:
+                lost = any(
+                    (c.policy, c.retention, str(c.depth)) == (policy, retention, depth)
+                    for c in named
+                )
+                mean = found.get((policy, retention, depth))
+                line.append("out of reach" if lost else percent(mean))
+            body.append(line)
+        yield from table(f"Right answers in percent, {count} chunks", heads, body)
+
+
+def _column(retention: float | None, depth: str) -> str:
+    kept = "drops nothing by a target" if retention is None else f"{100 * retention:g} %"
+    return f"{kept}, {depth}"
+
+
+def versus_tables(report: Report) -> Iterator[str]:
+    """Paired differences with their 95 % intervals, one table for each baseline."""
+    for name in dict.fromkeys(v.baseline.policy for v in report.versus):
+        own = [v for v in report.versus if v.baseline.policy == name]
+        title = f"Less {name}, in points, with 95 % intervals"
+        heads = ("setting", "less", "chunks", "streams", "questions", "difference", "from", "to")
+        yield from table(title, heads, [_versus(v) for v in own])
+
+
+def _versus(v: Versus) -> tuple[str, ...]:
+    value, half = 100 * v.difference.value, half_width(v.difference, v.streams)
+    ends = ("–", "–")
+    if half is not None:
+        ends = (f"{value - 100 * half:+.1f}", f"{value + 100 * half:+.1f}")
+    return (
+        v.cell.name,
+        v.baseline.name,
+        "all" if v.chunks is None else str(v.chunks),
+        str(v.streams),
+        str(v.difference.n),
+        f"{value:+.1f}",
+        *ends,
+    )
+
+
+def gate_table(gate: Gate, made: str) -> Iterator[str]:
+    """What a blind drop costs after each layer, and whether the instrument passes."""
+    yield "## The gate"
+    yield ""
+    passes = 100 * gate.middle.value > GATE_POINTS
+    verdict = (
+        "passed: what leaves after the middle layer is missed"
+        if passes
+        else "NOT passed: this model has read before the middle layer, so no table of policies "
+        "below tells which of them is better"
+    )
+    yield (
+        f"{100 * gate.share:.0f} % of the audiovisual tokens dropped once, at random, after one "
+        f"layer; all kept: {percent(gate.kept)} % right ({gate.kept.n} questions). After half of "
+        f"the layers that costs {percent(gate.middle)} points (wanted: more than {GATE_POINTS}): "
+        f"{verdict}. The model is made so: {made}."
+    )
+    yield ""
+    heads = ("after layer", *(str(layer) for layer in range(len(gate.dropped))))
+    rows = [
+        ("right %", *(percent(mean) for mean in gate.dropped)),
+        ("loss", *(percent(mean) for mean in gate.loss)),
+    ]
+    yield from grid(heads, rows)
+
+
+def percent(mean: Mean | None, sign: bool = False) -> str:
+    """A share in percent with its standard error."""
+    if mean is None:
+        return "–"
+    value = f"{100 * mean.value:+.1f}" if sign else f"{100 * mean.value:.1f}"
+    return value if mean.error is None else f"{value} ± {100 * mean.error:.1f}"
+
+
+def table(title: str, heads: Sequence[str], body: Sequence[Sequence[str]]) -> Iterator[str]:
+    """A section of its own; nothing where it has no rows."""
+    if body:
+        yield f"## {title}"
+        yield ""
+        yield from grid(heads, body)
+
+
+def grid(heads: Sequence[str], body: Sequence[Sequence[str]]) -> Iterator[str]:
+    """The table alone."""
+    yield "| " + " | ".join(heads) + " |"
+    yield "|" + "---|" * len(heads)
+    for row in body:
+        cells = (" ".join(cell.split()).replace("|", "\\|") for cell in row)
+        yield "| " + " | ".join(cells) + " |"
+    yield ""
