@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterator, Sequence
 
 from omnidrop_stream.lab.eval_score import half_width
-from omnidrop_stream.lab.eval_types import Gate, Mean, Report, Versus
+from omnidrop_stream.lab.eval_types import Cell, Gate, Mean, Report, Versus
 
 GATE_POINTS = 20
 
@@ -19,35 +20,33 @@ def by_layer(shares: Sequence[float]) -> str:
 
 
 def grid_tables(report: Report) -> Iterator[str]:
-    """Accuracy at a glance, one table a length: policies down, retentions and depths across."""
-    cells = [row.cell for row in report.rows]
-    named = report.missing
-    columns = list(dict.fromkeys((c.retention, str(c.depth)) for c in [*cells, *named]))
-    policies = list(dict.fromkeys(c.policy for c in [*cells, *named]))
-    heads = ("policy", *(_column(*column) for column in columns))
+    """Accuracy at a glance, one table a length: policies and depths down, retentions across."""
+    cells = [row.cell for row in report.rows] + list(report.missing)
+    retentions = sorted({c.retention or 1.0 for c in cells}, reverse=True)
+    heads = ("policy, depth", *(_column(r, cells) for r in retentions))
     for count in dict.fromkeys(row.chunks for row in report.rows):
-        found = {
-            (r.cell.policy, r.cell.retention, str(r.cell.depth)): r.accuracy["all"]
-            for r in report.rows
-            if r.chunks == count
-        }
+        found = {r.cell: percent(r.accuracy["all"]) for r in report.rows if r.chunks == count}
+        found |= {c: f"out of reach{_least(report.unreachable[c.name])}" for c in report.missing}
         body = []
-        for policy in policies:
-            line = [policy]
-            for retention, depth in columns:
-                lost = any(
-                    (c.policy, c.retention, str(c.depth)) == (policy, retention, depth)
-                    for c in named
-                )
-                mean = found.get((policy, retention, depth))
-                line.append("out of reach" if lost else percent(mean))
-            body.append(line)
+        for policy, depth in dict.fromkeys((c.policy, c.depth) for c in cells):
+            own = {c.retention or 1.0: text for c, text in found.items() if _is(c, policy, depth)}
+            body.append((f"{policy}, {depth}", *(own.get(r, "–") for r in retentions)))
         yield from table(f"Right answers in percent, {count} chunks", heads, body)
 
 
-def _column(retention: float | None, depth: str) -> str:
-    kept = "drops nothing by a target" if retention is None else f"{100 * retention:g} %"
-    return f"{kept}, {depth}"
+def _is(cell: Cell, policy: str, depth: int | str) -> bool:
+    return (cell.policy, cell.depth) == (policy, depth)
+
+
+def _column(retention: float, cells: Sequence[Cell]) -> str:
+    own = any(c.retention is None for c in cells) and retention == 1.0
+    return "no target" if own else f"{100 * retention:g} %"
+
+
+def _least(reason: str) -> str:
+    """The minimum that a refusal names."""
+    found = re.search(r"allowed here: ([0-9.]+)%", reason)
+    return f" (least {found[1]} %)" if found else ""
 
 
 def versus_tables(report: Report) -> Iterator[str]:

@@ -20,7 +20,7 @@ from omnidrop_stream.cache import Segment
 from omnidrop_stream.config import Config, merged
 from omnidrop_stream.errors import NothingHeld
 from omnidrop_stream.lab.bench_cost import conditions
-from omnidrop_stream.lab.eval_play import ask_one
+from omnidrop_stream.lab.eval_desk import ask_one
 from omnidrop_stream.lab.inspect_attention import (
     attention_scores,
     chunk_means,

@@ -200,6 +200,15 @@ def test_the_gate_stands_in_the_report_with_how_the_model_was_made(
     assert "see the model card" in text
 
 
+def test_a_cell_out_of_reach_stands_in_the_grid_with_what_is_reachable(model: QwenOmni) -> None:
+    grid = settings(policies=["intra-only", "omnidrop"], retentions=[0.42, 0.01], baselines=[])
+    (record,) = Evaluation(model, grid).steps([])
+    text = to_markdown(Evaluation(model, grid).report([record]))
+    line = next(x for x in text.splitlines() if x.startswith("| omnidrop, exact |"))
+    assert line.endswith(" %) |")
+    assert "out of reach (least " in line
+
+
 def test_a_report_can_be_written_as_json(report: Report) -> None:
     told = json.loads(to_json(report))
     assert told["versus"][0]["baseline"]["policy"] == "keep-all"
