@@ -165,7 +165,7 @@ class BatchedPrefill:
         late = layer >= layers // 2
         first = self._held.prompt_count
         score = None
-        if late or (leaving and asked.policy.guidance == "question"):
+        if late or (leaving and asked.policy.guidance in ("question", "audio")):
             seen = weights[..., first : first + n].mean(dim=1)  # over heads: [B, T, n]
             score = (self._guides[:, None] @ seen)[:, 0]  # Eq. 5
         if late and score is not None:
@@ -197,17 +197,14 @@ class BatchedPrefill:
                 at = torch.arange(self._batch, device=weights.device)
                 return weights[at, :, self._lengths - 1].mean(dim=1)
             case "audio":
-                return self._audio_scores(layer)
+                own = self._visible[0]
+                sound = (self._held.modality[own] == int(Modality.AUDIO)).nonzero()[:, 0]
+                # None came, or none is left: the question guides.
+                return self._audio_scores(layer, own, sound) if len(sound) else question
         return None
 
-    def _audio_scores(self, layer: int) -> torch.Tensor:
-        """The rows of the sound score; one window for all questions (the policy is asked at depth
-        0, and its choice never depends on one).
-        """
-        (own,) = self._visible
-        sound = (self._held.modality[own] == int(Modality.AUDIO)).nonzero()[:, 0]
-        if not len(sound):
-            raise NotImplementedError("no sound is left to guide; ask one by one")
+    def _audio_scores(self, layer: int, own: torch.Tensor, sound: torch.Tensor) -> torch.Tensor:
+        """The sound's rows score (policy asked at depth 0): one window serves all questions."""
         rows = self._held.hidden[layer][own] if self._block is None else self._block[0]
         new = self._decoder.project(layer, rows, self._visible_angles())
         front = self._held.prompt_keys[layer]

@@ -60,8 +60,14 @@ def held(model: QwenOmni, prompt: Prompt, segments: dict[int, tuple[Segment, ...
     return held_of(model, prompt, segments[0])
 
 
-def asked(model: QwenOmni, policy: PruningPolicy, depth: int, n0: int) -> Asked:
-    template = ChatTemplate(model.tokenizer, StreamKind.AV)
+def asked(
+    model: QwenOmni,
+    policy: PruningPolicy,
+    depth: int,
+    n0: int,
+    kind: StreamKind = StreamKind.AV,
+) -> Asked:
+    template = ChatTemplate(model.tokenizer, kind)
     tails = tuple(template.tail(text) for text in WORDS)
     rows = tuple(tuple(range(t.question.start, t.question.stop)) for t in tails)
     entering = catch_up_counts(policy.counts(n0, 6, 2 * n0), depth)
@@ -148,6 +154,22 @@ def test_a_head_start_reads_what_the_plain_path_reads(
     if depth == 6:  # read side: the paper's counts choose what the question reads
         many = Asked(many.tails, many.rows, policy, policy.counts(held.count, 6, 400), 6, TOKENS)
     same(answer_all(model, held, many), one_by_one(model, prompt, segments[depth], many))
+
+
+def test_a_stream_without_sound_is_guided_by_its_questions(model: QwenOmni) -> None:
+    kind = StreamKind.VIDEO
+    template = ChatTemplate(model.tokenizer, kind)
+    front = model.prefill_prompt(*template.prompt("You are a helpful assistant."))
+    stream = {"frame_tokens": 4, "prefill_depth": 0, "kind": "video"}
+    free = {"policy": "intra-only", "retention": None}
+    live = OmniStream(model, make_config({"stream": stream, "pruning": free}))
+    for chunk in make_chunks(3, kind):
+        live.push(chunk)
+    pieces = live.snapshot()
+    policy = make_policy("audio-guided", PolicySettings(schedule=STEEP))
+    many = asked(model, policy, 0, sum(s.count for s in pieces), kind)
+    told = answer_all(model, held_of(model, front, pieces), many)
+    same(told, one_by_one(model, front, pieces, many))
 
 
 def test_a_schedule_that_drops_after_the_first_layer_is_followed(
