@@ -170,3 +170,30 @@ def watches(
     if quick:
         streams, chunks = 2, 20
     measure(model, config, streams, chunks, seed, threshold, json, markdown)
+
+
+@app.command()
+def streams(
+    model: Annotated[str | None, typer.Option(help="Hub id or folder.", metavar="ID")] = None,
+    config: Annotated[Path | None, typer.Option(help="A YAML file.")] = None,
+    streams: Annotated[str, typer.Option(help="Numbers of streams.")] = "8,16,32,48,64",
+    depths: Annotated[
+        str, typer.Option(help="Prefill depths: numbers, exact, auto, half, read_side.")
+    ] = "exact,half",
+    seconds: Annotated[float, typer.Option(help="How long each row plays.", min=4.0)] = 40.0,
+    window: Annotated[int, typer.Option(help="Chunks that each stream holds.", min=2)] = 30,
+    ask_every: Annotated[float, typer.Option(help="Seconds between questions.", min=0.5)] = 5.0,
+    all_rows: Annotated[
+        bool, typer.Option("--all-rows", help="Go on after a number that does not hold.")
+    ] = False,
+    json: Annotated[Path | None, typer.Option(help="Write the report there.")] = None,
+    markdown: Annotated[Path | None, typer.Option(help="Write the table there.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Two streams, 6 s.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Live streams carried with every chunk on time while questions are asked on random ones."""
+    from clients.bench_streams import measure
+
+    if quick:
+        streams, depths, seconds, window = "2", "exact", 6.0, 4
+    measure(model, config, streams, depths, seconds, window, ask_every, all_rows, json, markdown)

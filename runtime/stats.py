@@ -75,6 +75,11 @@ class Stats:
         with self._lock:
             return self._counters.get(name, 0)
 
+    def recent(self, name: str) -> list[float]:
+        """A timing's last values, at most 512, in milliseconds."""
+        with self._lock:
+            return list(self._timings.get(name, ()))
+
     def snapshot(self) -> dict[str, Any]:
         """Counters, gauges and, for each timing, its last, median, p95 and worst value."""
         with self._lock:

@@ -266,6 +266,8 @@ class ModelWorker:
         for group in groups.values():
             first = group[0]
             kind = first.kind if isinstance(first, Job) else Kind.CHUNK
+            self.stats.count(f"rounds.{kind.name.lower()}")
+            self.stats.count(f"served.{kind.name.lower()}", len(group))
             self._round_turn(Round(group, kind, self._clock()))
         return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
 

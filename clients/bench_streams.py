@@ -1,0 +1,83 @@
+"""``omnidrop bench streams``: play, count what was late, write the report."""
+
+from __future__ import annotations
+
+from json import dumps
+from pathlib import Path
+
+from clients import terminal
+from omnidrop_stream.config import Config, DepthName, load_config, merged
+from omnidrop_stream.errors import UsageError
+
+ORIGIN = "the command line"
+NAMES: dict[str, DepthName] = {
+    "exact": "exact",
+    "auto": "auto",
+    "half": "half",
+    "read_side": "read_side",
+}
+
+
+def measure(
+    model: str | None,
+    config: Path | None,
+    streams: str,
+    depths: str,
+    seconds: float,
+    window: int,
+    ask_every: float,
+    all_rows: bool,
+    json: Path | None,
+    markdown: Path | None,
+) -> None:
+    """Run; files are written after each row, the table is printed at the end."""
+    from runtime.bench_streams import StreamsBench, run_streams
+    from runtime.bench_streams_report import to_markdown
+
+    for path in (json, markdown):
+        if path is not None and not path.parent.is_dir():
+            raise UsageError(f"{path} cannot be written: there is no folder {path.parent}")
+    bench = StreamsBench(
+        streams=numbers(streams),
+        depths=tuple(_depth(text) for text in _parts(depths)),
+        seconds=seconds,
+        window=window,
+        ask_every_s=ask_every,
+        stop_when_late=not all_rows,
+    )
+    text = ""
+    for report in run_streams(bench, _settings(config, model), tell=terminal.complain):
+        text = to_markdown(report)
+        if json is not None:
+            json.write_text(dumps(report, indent=1) + "\n", encoding="utf-8")
+        if markdown is not None:
+            markdown.write_text(text, encoding="utf-8")
+    terminal.write_out(text, end="")
+
+
+def _parts(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def numbers(text: str) -> tuple[int, ...]:
+    """``8,16`` as numbers above 0. Raises UsageError."""
+    parts = _parts(text)
+    if not parts or not all(p.isascii() and p.isdigit() and int(p) for p in parts):
+        raise UsageError(f"--streams = {text!r} is not allowed: give numbers such as 8,16,32")
+    return tuple(int(part) for part in parts)
+
+
+def _depth(text: str) -> int | DepthName:
+    if text.isascii() and text.isdigit():
+        return int(text)
+    if text not in NAMES:
+        raise UsageError(f"--depths: {text!r} is not allowed: numbers, or {', '.join(NAMES)}")
+    return NAMES[text]
+
+
+def _settings(path: Path | None, model: str | None) -> Config:
+    from runtime.models import default_model
+
+    base = load_config(path) if path is not None else Config()
+    name = model or (base.model.model if "model" in base.model.model_fields_set else None)
+    return merged(base, {"model": {"model": name or default_model()}}, ORIGIN)
