@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from clients import terminal
+from clients import bench_table2, terminal
 from omnidrop_stream.config import Config, load_config, make_config, merged
 from omnidrop_stream.errors import UsageError
 
@@ -126,6 +126,9 @@ def _windows(text: str) -> tuple[int, ...]:
     if not all(part.isascii() and part.isdigit() for part in parts):
         raise UsageError(f"--chunks = {text!r} is not allowed: give numbers such as 8,16,32,64")
     return tuple(int(part) for part in parts)
+
+
+app.command()(bench_table2.table2)
 
 
 @app.command()

@@ -1,0 +1,133 @@
+"""``omnidrop bench table2`` and ``profile``: flags, files, tables."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from clients import terminal
+from omnidrop_stream.config import Config, load_config, make_config, merged
+from omnidrop_stream.errors import UsageError
+
+ORIGIN = "the command line"
+Model = Annotated[str | None, typer.Option(help="Hub id, folder or embedded.", metavar="ID")]
+Shape = Annotated[
+    str | None,
+    typer.Option(
+        help="Real shapes, random values: 7b, 3b, bench, tiny or a YAML file (default: bench "
+        "where no --model is given).",
+        metavar="SHAPE",
+    ),
+]
+Settings = Annotated[Path | None, typer.Option(help="A YAML file, as configs/bench.yaml.")]
+Json = Annotated[Path | None, typer.Option(help="Write the report there.")]
+Markdown = Annotated[Path | None, typer.Option(help="Write tables there.")]
+Device = Annotated[str | None, typer.Option(help="auto, cpu or cuda[:n].")]
+Dtype = Annotated[str | None, typer.Option(help="auto, bf16 or fp32.")]
+Weights = Annotated[str | None, typer.Option(help="auto, int8 or int4.")]
+Quick = Annotated[bool, typer.Option("--quick", help="Seconds instead of minutes: tiny shape.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+
+def table2(
+    model: Model = None,
+    random_weights: Shape = None,
+    config: Settings = None,
+    chunks: Annotated[int, typer.Option(help="Length of the clip in chunks of 2 s.")] = 32,
+    repeats: Annotated[int, typer.Option(help="Rounds.")] = 3,
+    answer_tokens: Annotated[int, typer.Option(help="Tokens of the short answer.")] = 4,
+    stock: Annotated[
+        bool, typer.Option("--stock/--no-stock", help="Also the unchanged forward.")
+    ] = True,
+    json: Json = None,
+    markdown: Markdown = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    weights: Weights = None,
+    quick: Quick = False,
+    debug: Debug = False,
+) -> int:
+    """The paper's Table 2: full tokens, intra-modality only, OmniDrop at 30 and 20 %, offline.
+
+    First in the paper's definitions, then with the last position alone through the head.
+    """
+    profiled()
+    from omnidrop_stream.lab.bench_table2 import Table2Settings, run
+    from omnidrop_stream.lab.bench_table2_report import to_json, to_markdown
+
+    if quick:
+        chunks, repeats, answer_tokens = 2, 1, 2
+    settings = Table2Settings(
+        config=settings_of(config, model, device, dtype, weights),
+        shape=shape_of(model, random_weights, quick),
+        chunks=chunks,
+        repeats=repeats,
+        answer_tokens=answer_tokens,
+        stock=stock,
+    )
+    files = Files(json, to_json, markdown, to_markdown)
+    for report in run(settings, terminal.complain):
+        files.write(report)
+    terminal.write_out(files.last, end="")
+    return 0
+
+
+class Files:
+    """Where a report goes, written anew after each part. Raises UsageError for a missing folder."""
+
+    def __init__(
+        self,
+        json: Path | None,
+        to_json: Callable[[Any], str],
+        markdown: Path | None,
+        to_markdown: Callable[[Any], str],
+    ) -> None:
+        for path in (json, markdown):
+            check_folder(path)
+        self._json, self._to_json = json, to_json
+        self._markdown, self._to_markdown = markdown, to_markdown
+        self.last = ""
+
+    def write(self, report: object) -> None:
+        """Both files; ``last`` is the Markdown."""
+        self.last = self._to_markdown(report)
+        if self._json is not None:
+            self._json.write_text(self._to_json(report), encoding="utf-8")
+        if self._markdown is not None:
+            self._markdown.write_text(self.last, encoding="utf-8")
+
+
+def check_folder(path: Path | None) -> None:
+    """Raise UsageError where a file's folder is not there."""
+    if path is not None and not path.parent.is_dir():
+        raise UsageError(f"{path} cannot be written: there is no folder {path.parent}")
+
+
+def profiled() -> None:
+    """Keep torch's profiler, which counts peak memory, from talking. Before torch is imported."""
+    os.environ.setdefault("KINETO_LOG_LEVEL", "6")
+
+
+def shape_of(model: str | None, random_weights: str | None, quick: bool) -> str | None:
+    """The shape of random weights; None where a checkpoint is named."""
+    if model is not None and random_weights is not None:
+        raise UsageError("--model and --random-weights exclude each other: give one of them")
+    return random_weights or (None if model else "tiny" if quick else "bench")
+
+
+def settings_of(
+    path: Path | None,
+    model: str | None,
+    device: str | None,
+    dtype: str | None,
+    weights: str | None = None,
+) -> Config:
+    """The file with the flags over it; without a file the benchmark's own settings."""
+    base = load_config(path) if path is not None else make_config({"pruning": {"retention": 0.30}})
+    flags = {"model": model, "device": device, "dtype": dtype, "weights": weights}
+    given = {name: value for name, value in flags.items() if value is not None}
+    return merged(base, {"model": given}, ORIGIN) if given else base
