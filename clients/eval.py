@@ -58,6 +58,10 @@ def evaluate(
             "--gate", help="First measure what dropping 95 % at random costs after each layer."
         ),
     ] = False,
+    past: Annotated[
+        bool,
+        typer.Option("--past", help="Also compare eviction policies on the recent and older past."),
+    ] = False,
     streamed_check: Annotated[
         bool,
         typer.Option("--streamed-check", help="Also compare depth exact, live, with offline."),
@@ -104,7 +108,7 @@ def evaluate(
     for path in (json, markdown, state):
         if path is not None and not path.parent.is_dir():
             raise UsageError(f"{path} cannot be written: there is no folder {path.parent}")
-    _evaluate(values, config, state, json, markdown, streamed_check, rolling, gate)
+    _evaluate(values, config, state, json, markdown, streamed_check, rolling, gate, past)
     return 0
 
 
@@ -117,6 +121,7 @@ def _evaluate(
     streamed_check: bool,
     rolling: int,
     gate: bool,
+    past: bool,
 ) -> None:
     """Run; every finished stream is kept at once, the report is written at the end or when the
     user interrupts.
@@ -145,7 +150,7 @@ def _evaluate(
         stopped: KeyboardInterrupt | None = None
         try:
             pace = Pace(settings.grid.streams, time.monotonic())
-            for record in evaluation.steps(list(kept.records), streamed_check, rolling, gate):
+            for record in evaluation.steps(list(kept.records), streamed_check, rolling, gate, past):
                 kept.add(record)
                 done = sum(r["type"] == "stream" for r in kept.records)
                 told = pace.told(done, time.monotonic())

@@ -20,6 +20,7 @@ from omnidrop_stream.errors import ConfigError
 from omnidrop_stream.lab.bench_cost import conditions
 from omnidrop_stream.lab.eval_check import check_rolling, rolling, score_check, streamed
 from omnidrop_stream.lab.eval_gate import play_gate, score_gate
+from omnidrop_stream.lab.eval_past import play_past, score_past
 from omnidrop_stream.lab.eval_play import apart, depth_of, play
 from omnidrop_stream.lab.eval_score import clustered, difference, score_evidence
 from omnidrop_stream.lab.eval_types import (
@@ -100,6 +101,7 @@ class Evaluation:
         streamed_check: bool = False,
         rolling_chunks: int = 0,
         gate: bool = False,
+        past: bool = False,
     ) -> Iterator[Record]:
         """The records that are missing, one by one."""
         if rolling_chunks:
@@ -109,6 +111,8 @@ class Evaluation:
         for seed in range(grid.seed, grid.seed + grid.streams):
             if gate and ("gate", seed) not in have:
                 yield play_gate(self._model, self._settings, seed)
+            if past and ("past", seed) not in have:
+                yield play_past(self._model, self._settings, seed)
             if ("stream", seed) not in have:
                 yield play(self._model, self._settings, self.depths, seed)
             if streamed_check and ("streamed", seed) not in have:
@@ -139,6 +143,7 @@ class Evaluation:
             )
         checked = [c for r in played for c in r["answers"] if "plain_same" in c]
         gates = [r for r in records if r["type"] == "gate" and r["seed"] in wanted]
+        pasts = [r for r in records if r["type"] == "past" and r["seed"] in wanted]
         device = torch.device(self._model.spec.device)
         return Report(
             conditions(device),
@@ -150,6 +155,7 @@ class Evaluation:
             tuple(checks),
             tuple(self._versus(streams)),
             score_gate(gates),
+            score_past(pasts),
             (sum(c["plain_same"] for c in checked), len(checked)) if checked else None,
         )
 

@@ -11,6 +11,7 @@ from omnidrop_stream.lab.eval_tables import (
     gate_table,
     grid,
     grid_tables,
+    past_table,
     percent,
     table,
     versus_tables,
@@ -76,6 +77,7 @@ def _lines(report: Report) -> Iterator[str]:
         )
         yield from _kinds(report.rows)
         yield from table("Evidence", EVIDENCE, [_evidence(r) for r in report.rows if r.evidence])
+    yield from past_table(report)
     if report.unreachable:
         rows = [(name, reason) for name, reason in report.unreachable.items()]
         yield from table("Out of reach (not measured)", ("setting", "reason"), rows)

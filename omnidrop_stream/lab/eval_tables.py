@@ -74,6 +74,46 @@ def _versus(v: Versus) -> tuple[str, ...]:
     )
 
 
+def past_table(report: Report) -> Iterator[str]:
+    """Eviction policies on questions about the older and the newer half of a stream."""
+    if not report.past:
+        return
+    run = report.settings["eval"]
+    halves = list(report.past[0].right)
+    heads = ["eviction", "tokens held", "bytes", "chunks reached"]
+    heads += [f"{half} half %" for half in halves]
+    heads += [f"{half} half, less oldest_window" for half in halves]
+    body = [
+        (
+            row.policy,
+            f"{row.tokens:.0f}",
+            f"{row.bytes:.0f}",
+            f"{row.chunks:.1f}",
+            *(f"{percent(row.right.get(half))}" for half in halves),
+            *(_interval(row.less.get(half), row.streams) for half in halves),
+        )
+        for row in report.past
+    ]
+    asked = ", ".join(f"{row.n} on the {half}" for half, row in report.past[0].right.items())
+    yield "## What is left of the past"
+    yield ""
+    yield (
+        f"{report.past[0].streams} streams of {run['past_chunks']} chunks at a budget of "
+        f"{100 * run['past_share']:g} % of their bytes, depth 0, nothing pruned at question time; "
+        f"questions that rest on one half of the stream: {asked}. Differences with 95 % intervals."
+    )
+    yield ""
+    yield from grid(heads, body)
+
+
+def _interval(mean: Mean | None, streams: int) -> str:
+    half = None if mean is None else half_width(mean, streams)
+    if mean is None or half is None:
+        return "–"
+    value, wide = 100 * mean.value, 100 * half
+    return f"{value:+.1f} ({value - wide:+.1f} to {value + wide:+.1f})"
+
+
 def gate_table(gate: Gate, made: str) -> Iterator[str]:
     """What a blind drop costs after each layer, and whether the instrument passes."""
     yield "## The gate"

@@ -61,6 +61,10 @@ class GridConfig(BaseModel):
     depths: Annotated[tuple[Annotated[int, Field(ge=0)] | DepthName, ...], Field(min_length=1)] = (
         "exact",
     )
+    past_chunks: Annotated[int, Field(ge=8, le=4096)] = 24
+    """Length of the streams on which eviction policies are compared."""
+    past_share: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.5
+    """Share of such a stream's bytes that the budget holds."""
     batch: Annotated[int, Field(ge=1, le=4096)] = 32
     """Questions that share one pass; 1: each alone through `OmniStream.ask`."""
     timed: Annotated[int, Field(ge=0)] = 3
@@ -274,6 +278,22 @@ class Gate:
 
 
 @dataclass(frozen=True, slots=True)
+class Past:
+    """One eviction policy at the same budget of bytes."""
+
+    policy: str
+    streams: int
+    tokens: float
+    bytes: float
+    chunks: float
+    """Chunks of which something is held."""
+    right: dict[str, Mean]
+    """By half of the stream."""
+    less: dict[str, Mean]
+    """Less the oldest-window baseline, question by question."""
+
+
+@dataclass(frozen=True, slots=True)
 class Check:
     """A comparison of two ways to the same answers."""
 
@@ -302,6 +322,7 @@ class Report:
     checks: tuple[Check, ...] = ()
     versus: tuple[Versus, ...] = ()
     gate: Gate | None = None
+    past: tuple[Past, ...] = ()
     plain: tuple[int, int] | None = None
     """Of the questions also asked through `OmniStream`: same text, in all."""
 

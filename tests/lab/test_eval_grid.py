@@ -10,6 +10,7 @@ import torch
 from omnidrop_stream.errors import ConfigError
 from omnidrop_stream.lab.eval import Evaluation, baseline_of
 from omnidrop_stream.lab.eval_gate import DropOnce, play_gate, score_gate
+from omnidrop_stream.lab.eval_past import play_past, questions_of_halves, score_past
 from omnidrop_stream.lab.eval_play import questions_for
 from omnidrop_stream.lab.eval_report import to_json, to_markdown
 from omnidrop_stream.lab.eval_score import half_width
@@ -207,6 +208,35 @@ def test_a_cell_out_of_reach_stands_in_the_grid_with_what_is_reachable(model: Qw
     line = next(x for x in text.splitlines() if x.startswith("| omnidrop, exact |"))
     assert line.endswith(" %) |")
     assert "out of reach (least " in line
+
+
+def test_eviction_policies_are_asked_about_both_halves_at_the_same_bytes(model: QwenOmni) -> None:
+    grid = settings(past_chunks=8, split="dev")
+    record = play_past(model, grid, 3)
+    assert set(record["halves"]) <= {"older", "newer"}
+    kept = record["kept"]
+    assert kept["all kept"]["chunks"] == 8
+    assert all(row["bytes"] <= kept["all kept"]["bytes"] / 2 for row in list(kept.values())[1:])
+    assert all(len(row["ok"]) == len(record["halves"]) for row in kept.values())
+
+
+def test_the_past_is_scored_by_half_against_the_oldest_window() -> None:
+    record = {
+        "halves": ["older", "older", "newer"],
+        "kept": {
+            name: {"ok": ok, "tokens": 10, "bytes": 100, "chunks": 4}
+            for name, ok in (("all kept", "111"), ("oldest_window", "001"), ("thin_even", "100"))
+        },
+    }
+    rows = {row.policy: row for row in score_past([record] * 3)}
+    assert rows["thin_even"].right["older"].value == 0.5
+    assert rows["thin_even"].less["older"].value == 0.5
+    assert rows["thin_even"].less["newer"].value == -1.0
+
+
+def test_a_question_of_a_half_rests_on_nothing_of_the_other() -> None:
+    for half, question in questions_of_halves(World(5), 16, 5, settings(split="dev")):
+        assert {event.from_s < 16.0 for event in question.evidence} == {half == "older"}
 
 
 def test_a_report_can_be_written_as_json(report: Report) -> None:
