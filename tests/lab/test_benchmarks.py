@@ -180,7 +180,7 @@ TABLES = sorted(CONFIGS.glob("*.yaml"))
 
 def test_there_is_a_file_for_each_table_and_size() -> None:
     names = {path.stem for path in TABLES}
-    sizes = {f"table{n}-{size}" for n in (2, 6, 7) for size in ("7b", "3b")}
+    sizes = {f"table{n}-{size}" for n in (1, 2, 6, 7) for size in ("7b", "3b")}
     assert names == {*sizes, "table3-7b", "table4-3b"}
 
 

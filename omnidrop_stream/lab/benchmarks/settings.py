@@ -12,7 +12,7 @@ from omnidrop_stream.errors import ConfigError
 from omnidrop_stream.lab.benchmarks import BENCHMARKS
 from omnidrop_stream.plan import NOTHING_DROPPED, policy_for
 
-Table = Literal[2, 3, 4, 6, 7]
+Table = Literal[1, 2, 3, 4, 6, 7]
 
 
 class CellConfig(BaseModel):
