@@ -60,7 +60,7 @@ class AnswerRun:
         self._asked_at_s = query.asked_at_s if query.asked_at_s is not None else segments[-1].end_s
         self._unpruned = sum(s.tokens.n_unpruned for s in segments)
         n0 = sum(s.count for s in segments)
-        remembers = any(s.seen_from < segments[0].chunk for s in segments)
+        remembers = any(s.seen_from < segments[0].chunk or s.thinned for s in segments)
         spec = model.spec
         self._plan = plan_question(
             pruning, n0, self._unpruned, spec.n_layers, depth, nominal_r0, remembers

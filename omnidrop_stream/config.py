@@ -93,6 +93,18 @@ class IntraConfig(_Section):
     video_keep: Annotated[float, Field(gt=0.0, le=1.0)] = 0.2
 
 
+class EvictionConfig(_Section):
+    """What a full cache gives up first (``cache/eviction.py``)."""
+
+    policy: Literal["oldest_window", "thin_even", "thin_salient", "separate"] = "oldest_window"
+    keep_share: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.25
+    """Of a thinned window's tokens, those that stay."""
+    whole_share: Fraction = 0.5
+    """Of the tokens held, those in windows that are not thinned yet."""
+    audio_share: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.5
+    """Of the tokens held, those of sound, with ``separate``."""
+
+
 class StreamConfig(_Section):
     """One stream: its kind, its cache and how much is done ahead of a question."""
 
@@ -105,6 +117,7 @@ class StreamConfig(_Section):
     prefill_depth: Annotated[int, Field(ge=0)] | DepthName = "exact"
     budget_tokens: Annotated[int, Field(ge=1)] = 12_000
     budget_bytes: Annotated[int, Field(ge=1)] | None = None
+    eviction: EvictionConfig = Field(default_factory=EvictionConfig)
     fork_bytes: Annotated[int, Field(ge=1)] = 8 * 2**30
     """What all answers in progress may hold together; past it a question is refused as busy."""
     open_chunk: Literal["include", "skip"] = "include"

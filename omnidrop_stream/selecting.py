@@ -23,8 +23,8 @@ def check_whole(policy: PruningPolicy, segments: Sequence[Segment]) -> None:
         return
     raise ConfigError(
         f"policy {policy.name!r} chooses among unpruned tokens, and this stream has pruned its "
-        "chunks on arrival or thinned them since: open a stream with pruning.policy "
-        f"{policy.name} (or intra.enabled false), prefill_depth 0 and eviction oldest_window"
+        f"chunks on arrival: open a stream with pruning.policy {policy.name} (or intra.enabled "
+        "false) and prefill_depth 0"
     )
 
 

@@ -13,11 +13,12 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any
 
 from omnidrop_stream.answer import AnswerRun
-from omnidrop_stream.cache import Budget, Segment, TokenCache, expected_bytes
+from omnidrop_stream.cache import Segment, expected_bytes
 from omnidrop_stream.config import Config, DecodeConfig, DepthName, PruningConfig
 from omnidrop_stream.conversations import Conversations
 from omnidrop_stream.errors import Busy, ConfigError, NothingHeld
 from omnidrop_stream.evidence import coverage_of
+from omnidrop_stream.forgetting import cache_for, next_undone
 from omnidrop_stream.ledger import with_gap
 from omnidrop_stream.look_back import check_look_back, within
 from omnidrop_stream.model.base import OmniModel, Prompt
@@ -76,7 +77,7 @@ class OmniStream:
         slots = slots_within(
             spec.max_positions, self._prompt.base, spec.ids_per_chunk, stream, decode
         )
-        self._cache = TokenCache(Budget(stream.budget_tokens, stream.budget_bytes, slots))
+        self._cache = cache_for(stream, slots)
         self._carry = EncodeCarry()
         self._ledger: list[Gap] = []
         self._conversations = Conversations(
@@ -236,11 +237,10 @@ class OmniStream:
         generation = self._generation
         while wanted == self._wanted_depth != self._depth and generation == self._generation:
             held = self._cache.snapshot()
-            todo = next((s for s in held if s.chunk not in done), None)
+            todo, past = next_undone(held, done)
             if todo is None:
-                self._switch(held, tuple(done[s.chunk] for s in held), wanted)
+                self._switch(held, past, wanted)
                 return
-            past = tuple(done[s.chunk] for s in held if s.chunk in done)
             source = todo if deeper else todo.bare()
             hidden = todo.hidden if deeper and todo.hidden is not None else todo.tokens.embeds
             layers = range(self._depth, wanted) if deeper else range(wanted)

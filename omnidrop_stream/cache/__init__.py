@@ -1,6 +1,7 @@
 """The rolling, budgeted store of a stream's states. It knows no model."""
 
 from omnidrop_stream.cache.arena import Arena, Band, Paged, RowShape, Storage, lease
+from omnidrop_stream.cache.eviction import EVICTION, Eviction, EvictionSettings, oldest_window
 from omnidrop_stream.cache.pages import PAGE_ROWS, Extent, PagePool
 from omnidrop_stream.cache.segment import (
     Segment,
@@ -9,7 +10,7 @@ from omnidrop_stream.cache.segment import (
     slots_of,
     tensor_bytes,
 )
-from omnidrop_stream.cache.token_cache import EVICTION, Budget, TokenCache, oldest_window
+from omnidrop_stream.cache.token_cache import Budget, TokenCache
 
 __all__ = [
     "EVICTION",
@@ -17,6 +18,8 @@ __all__ = [
     "Arena",
     "Band",
     "Budget",
+    "Eviction",
+    "EvictionSettings",
     "Extent",
     "PagePool",
     "Paged",

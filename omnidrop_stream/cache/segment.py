@@ -45,6 +45,8 @@ class Segment:
     """Oldest chunk that was held when these states were made."""
     paged: Paged | None = None
     """Where the fast engine's keys and values are; holding it pins their pages."""
+    thinned: bool = False
+    """Whether some of its tokens were evicted; later states still remember them."""
 
     @property
     def depth(self) -> int:

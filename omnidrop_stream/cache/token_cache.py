@@ -1,25 +1,12 @@
-"""The trunk's rolling store: a budget in tokens, bytes and slots, oldest window out first."""
+"""The trunk's rolling store: a budget in tokens, bytes and slots, and room made for what comes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
+from omnidrop_stream.cache.eviction import Eviction, oldest_window
 from omnidrop_stream.cache.segment import Segment, slots_of
 from omnidrop_stream.errors import ConfigError
-
-EvictionPolicy = Callable[[tuple[Segment, ...]], tuple[Segment, ...]]
-"""Given the segments held, which must leave next (at least one, whole windows); pure."""
-
-
-def oldest_window(segments: tuple[Segment, ...]) -> tuple[Segment, ...]:
-    """The segments of the oldest merging window: the baseline that other policies are compared
-    with.
-    """
-    return tuple(s for s in segments if s.window == segments[0].window) if segments else ()
-
-
-EVICTION: dict[str, EvictionPolicy] = {"oldest_window": oldest_window}
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +27,7 @@ class TokenCache:
     passed.
     """
 
-    def __init__(self, budget: Budget, evict: EvictionPolicy = oldest_window) -> None:
+    def __init__(self, budget: Budget, evict: Eviction = oldest_window) -> None:
         self._budget = budget
         self._evict = evict
         self._segments: tuple[Segment, ...] = ()
@@ -75,26 +62,28 @@ class TokenCache:
         self._segments = segments
 
     def make_room(self, tokens: int, nbytes: int, slots: int, window: int) -> list[Segment]:
-        """Evict until a chunk of that size fits; returns what left. Mutates; call before computing
-        the chunk's states.
+        """Evict until a chunk of that size fits; returns the segments that left whole. Mutates;
+        call before computing the chunk's states.
 
         Raises ConfigError if the newest window alone is larger than the budget.
         """
         left: list[Segment] = []
         while not self._fits(tokens, nbytes, slots):
-            leaving = self._evict(self._segments)
-            if not leaving or any(s.window == window for s in leaving):
-                held = sum(s.count for s in self._segments if s.window == window)
+            older = tuple(s for s in self._segments if s.window != window)
+            if not older:
                 raise ConfigError(
                     f"the budget is smaller than one window: {self._budget} cannot hold a window "
-                    f"of two chunks with {held + tokens} tokens so far; raise budget_tokens "
+                    f"of two chunks with {self.tokens + tokens} tokens so far; raise budget_tokens "
                     "(--budget-tokens) or budget_bytes, or lower frame_tokens"
                 )
-            gone = {id(s) for s in leaving}
-            self._segments = tuple(s for s in self._segments if id(s) not in gone)
-            left.extend(leaving)
+            stays = self._evict(older, self._slots_over(slots))
+            if {id(s) for s in stays} == {id(s) for s in older}:
+                raise RuntimeError("the eviction policy gave nothing up")
+            self.evicted_tokens += sum(s.count for s in older) - sum(s.count for s in stays)
+            held = {s.chunk for s in stays}
+            left.extend(s for s in older if s.chunk not in held)
+            self._segments = (*stays, *self._segments[len(older) :])
         self.evicted_chunks += len(left)
-        self.evicted_tokens += sum(s.count for s in left)
         return left
 
     def append(self, segment: Segment) -> None:
@@ -107,5 +96,9 @@ class TokenCache:
             return False
         if limit.bytes is not None and self.nbytes + nbytes > limit.bytes:
             return False
+        return not self._slots_over(slots)
+
+    def _slots_over(self, slots: int) -> bool:
         used = slots_of(self._segments)[-1] + 1 if self._segments else 0
-        return limit.max_slots is None or used + slots <= limit.max_slots
+        limit = self._budget.max_slots
+        return limit is not None and used + slots > limit

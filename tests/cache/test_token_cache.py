@@ -120,9 +120,9 @@ def test_one_chunk_larger_than_the_budget_is_refused():
 
 
 def test_another_policy_can_choose_which_windows_leave():
-    def second_window(held):
+    def second_window(held, slots_short):
         later = [s.window for s in held if s.window != held[0].window]
-        return tuple(s for s in held if later and s.window == later[0])
+        return tuple(s for s in held if s.window != (later or [held[0].window])[0])
 
     cache = TokenCache(Budget(40), second_window)
     for i in range(6):
@@ -130,11 +130,17 @@ def test_another_policy_can_choose_which_windows_leave():
     assert [s.window for s in cache.snapshot()] == [0, 0, 2, 2]
 
 
+def test_a_policy_that_gives_nothing_up_is_an_error():
+    cache = TokenCache(Budget(15), lambda held, slots_short: held)
+    push(cache, segment(0, 0, 10))
+    with pytest.raises(RuntimeError, match="gave nothing up"):
+        push(cache, segment(1, 1, 10))
+
+
 def test_the_oldest_window_is_all_segments_of_the_first_one():
     held = tuple(segment(i, (i + 1) // 2, 1) for i in range(4))
-    assert [s.chunk for s in oldest_window(held)] == [0]
-    assert [s.chunk for s in oldest_window(held[1:])] == [1, 2]
-    assert oldest_window(()) == ()
+    assert [s.chunk for s in oldest_window(held)] == [1, 2, 3]
+    assert [s.chunk for s in oldest_window(held[1:])] == [3]
 
 
 @given(st.integers(0, 9), st.integers(0, 3))
