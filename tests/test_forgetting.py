@@ -107,3 +107,13 @@ def test_an_unknown_eviction_policy_is_refused_with_the_known_ones():
 
 def test_every_eviction_policy_can_be_configured():
     assert EvictionConfig.model_fields["policy"].annotation.__args__ == tuple(EVICTION)
+
+
+@pytest.mark.parametrize("policy", ["thin_salient", "separate"])
+def test_the_fast_engine_forgets_as_the_plain_one_does(streams, chunks, policy):
+    fast = small_model(layers=6, seed=1, engine="fast")
+    quick, plain = opened(fast, chunks, policy, 2), streams[policy]
+    assert [(s.chunk, s.count) for s in quick.snapshot()] == [
+        (s.chunk, s.count) for s in plain.snapshot()
+    ]
+    assert answered(quick).text == answered(plain).text

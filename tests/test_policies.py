@@ -180,3 +180,10 @@ def test_a_stage_before_the_decoder_works_without_sound_or_without_pictures(mode
         stream.push(chunk)
     answer = answered(stream)
     assert answer.tokens.entering == round(0.5 * answer.tokens.unpruned)
+
+
+@pytest.mark.parametrize("policy", ["omnizip", *SEATS, "recent-first"])
+def test_the_fast_engine_answers_as_the_plain_one_does(model, chunks, policy):
+    fast = small_model(layers=LAYERS, seed=1, engine="fast")
+    quick, plain = (answered(opened(m, chunks[:3], policy)) for m in (fast, model))
+    assert (quick.text, quick.tokens) == (plain.text, plain.tokens)
