@@ -43,7 +43,9 @@ def survey() -> list[Check]:
         _torch(),
         _cuda(),
         _flash(),
-        _torchao(),
+        _extra("torchao", "int8, int4", "small", "for --weights int8 or int4 on smaller cards"),
+        _extra("matplotlib", "pictures", "inspect", "for omnidrop inspect --png"),
+        _extra("pyarrow", "Parquet", "benchmarks", "for Video-MME as the hub has it"),
         _media(),
         _sound(),
         _broker(),
@@ -95,12 +97,13 @@ def _flash() -> Check:
     return _ok("flash-attn", _version("flash-attn"))
 
 
-def _torchao() -> Check:
-    name = "torchao (int8, int4)"
-    if importlib.util.find_spec("torchao") is None:
-        mend = "pip install 'omnidrop-stream[small]' (for --weights int8 or int4 on smaller cards)"
+def _extra(package: str, use: str, extra: str, why: str) -> Check:
+    """A package of one of our extras; not imported, since that takes long."""
+    name = f"{package} ({use})"
+    if importlib.util.find_spec(package) is None:
+        mend = f"pip install 'omnidrop-stream[{extra}]' ({why})"
         return Check(name, "optional", "not installed", mend)
-    return _ok(name, _version("torchao"))
+    return _ok(name, _version(package))
 
 
 def _media() -> Check:
