@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from clients import flags, terminal
-from omnidrop_stream.config import read_yaml
-from omnidrop_stream.errors import SourceError, UsageError
+from clients.benchmark_flags import check_name, folders_of, rows_of, said, values_of, words_of
+from omnidrop_stream.errors import ModelMismatch, SourceError, UsageError
 
 if TYPE_CHECKING:
     from omnidrop_stream.lab.benchmarks import Benchmark, Clip
@@ -20,12 +20,6 @@ if TYPE_CHECKING:
 
 ORIGIN = "the command line"
 COMMAND = "omnidrop benchmark"
-DEFAULTS: dict[str, Any] = {
-    "stream": {"prefill_depth": 0, "budget_tokens": 60_000, "history_tokens": 0},
-    "decode": {"max_tokens": 100, "question_chars": 3_000},
-}
-"""Without a file: the paper's method on the whole clip, and room for it."""
-
 app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
@@ -93,7 +87,7 @@ def run(
 ) -> int:
     """Play the clips, ask every question with every row's settings, print the tables."""
     chosen = {"model": model, "device": device, "dtype": dtype}
-    values = _values(config, sets, _rows(policies, retentions), _said(chosen))
+    values = values_of(config, sets, rows_of(policies, retentions), said(chosen))
     _check_outputs(json, markdown, state)
     _run(values, config, data or [], state, shard, clips, json, markdown)
     return 0
@@ -125,11 +119,11 @@ def check(
     """Read the annotations and tell which clips are not there; plays nothing."""
     from omnidrop_stream.lab.benchmarks import BENCHMARKS
 
-    names = _words(sets) or list(BENCHMARKS)
+    names = words_of(sets) or list(BENCHMARKS)
     for name in names:
-        _known(name)
+        check_name(name)
     if sets is None:
-        names = [name for name in names if name in _folders(names, data or [], partly=True)]
+        names = [name for name in names if name in folders_of(names, data or [], partly=True)]
     missing = 0
     for name, clips in _read(names, data or []).items():
         gone = [clip for clip in clips if not clip.path.is_file()]
@@ -158,6 +152,7 @@ def _run(
     from omnidrop_stream.lab.benchmarks.run import BenchmarkRun, Shard
     from omnidrop_stream.lab.benchmarks.settings import benchmark_settings
     from omnidrop_stream.lab.eval_state import StateFile
+    from omnidrop_stream.model.qwen_omni import QwenOmni
     from runtime.models import load
 
     settings = benchmark_settings(values, ORIGIN if config is None else str(config))
@@ -166,6 +161,8 @@ def _run(
         raise UsageError(f"--shard = {shard} needs a --state of its own, to be put together later")
     clips = _read(settings.wanted.sets, data)
     model = load(settings.config.model)
+    if not isinstance(model, QwenOmni):
+        raise ModelMismatch("only a Qwen2.5-Omni checkpoint can be measured")
     work = BenchmarkRun(model, settings, clips, part, first)
     with tempfile.TemporaryDirectory() as folder:
         head = work.head()
@@ -229,102 +226,8 @@ def _read(names: Sequence[str], data: Sequence[str]) -> dict[str, list[Clip]]:
     """The clips of each benchmark."""
     from omnidrop_stream.lab.benchmarks import BENCHMARKS
 
-    folders = _folders(names, data)
+    folders = folders_of(names, data)
     return {name: BENCHMARKS[name].read(folders[name]) for name in names}
-
-
-def _known(name: str) -> None:
-    from omnidrop_stream.lab.benchmarks import BENCHMARKS
-
-    if name not in BENCHMARKS:
-        raise UsageError(
-            f"--benchmark = {name!r} is not allowed: known are {', '.join(BENCHMARKS)}"
-        )
-
-
-def _folders(names: Sequence[str], data: Sequence[str], partly: bool = False) -> dict[str, Path]:
-    """``--data`` by benchmark: a folder alone where there is one benchmark, else NAME=DIR."""
-    found: dict[str, Path] = {}
-    for text in data:
-        name, equals, folder = text.partition("=")
-        if equals and name in names:
-            found[name] = Path(folder)
-        elif len(names) == 1:
-            found[names[0]] = Path(text)
-        else:
-            raise UsageError(
-                f"--data = {text!r} does not say of which benchmark: give NAME=DIR with a name of "
-                f"{', '.join(names)}"
-            )
-    missing = [name for name in names if name not in found]
-    if missing and not (partly and found):
-        raise UsageError(
-            f"--data is missing for {', '.join(missing)}: give --data {missing[0]}=DIR, the folder "
-            "that its files were downloaded to"
-        )
-    return found
-
-
-def _values(
-    path: Path | None,
-    sets: str | None,
-    rows: list[dict[str, Any]] | None,
-    model: dict[str, Any],
-) -> dict[str, Any]:
-    """The file's mapping with the flags over it; without a file the defaults of this command."""
-    from runtime.models import default_model
-
-    values = read_yaml(path) if path is not None else {k: dict(v) for k, v in DEFAULTS.items()}
-    section = values.get("benchmark") or {}
-    own = values.get("model") or {}
-    if not isinstance(section, dict) or not isinstance(own, dict):
-        raise UsageError(f"{path}: model and benchmark must be mappings of settings")
-    given = {"sets": _words(sets), "cells": rows}
-    values["benchmark"] = section | {k: v for k, v in given.items() if v is not None}
-    if path is None:
-        values["benchmark"].setdefault("cells", _rows("keep-all,omnidrop", None))
-        if sets is None:
-            raise UsageError("give --config, or --benchmark with a name such as worldsense")
-    values["model"] = {"model": default_model()} | own | model
-    return values
-
-
-def _rows(policies: str | None, retentions: str | None) -> list[dict[str, Any]] | None:
-    """The table's rows from the two flags; None where neither is given."""
-    if policies is None and retentions is None:
-        return None
-    rows = []
-    for policy in _words(policies) or ["keep-all", "omnidrop"]:
-        if policy in ("keep-all", "intra-only"):
-            ratio = 100.0 if policy == "keep-all" else 45.0
-            rows.append({"method": policy, "ratio": ratio, "pruning": {"policy": policy}})
-            continue
-        for share in _percents(retentions) if retentions is not None else [30.0]:
-            pruning = {"policy": policy, "retention": share / 100, "schedule": None}
-            rows.append({"method": policy, "ratio": share, "pruning": pruning})
-    return rows
-
-
-def _percents(text: str) -> list[float]:
-    try:
-        values = [float(part) for part in _words(text) or []]
-    except ValueError:
-        values = []
-    if not values or not all(1 <= value <= 100 for value in values):
-        raise UsageError(
-            f"--retention = {text!r} is not allowed: give percent from 1 to 100, such as 30,20"
-        )
-    return values
-
-
-def _words(text: str | None) -> list[str] | None:
-    if text is None:
-        return None
-    return [part.strip() for part in text.split(",") if part.strip()]
-
-
-def _said(values: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in values.items() if value is not None}
 
 
 def _check_outputs(*paths: Path | None) -> None:

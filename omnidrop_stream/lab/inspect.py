@@ -21,6 +21,7 @@ from omnidrop_stream.config import Config, merged
 from omnidrop_stream.errors import NothingHeld
 from omnidrop_stream.lab.bench_cost import conditions
 from omnidrop_stream.lab.eval_desk import ask_one
+from omnidrop_stream.lab.fingerprint import fingerprint
 from omnidrop_stream.lab.inspect_attention import (
     attention_scores,
     chunk_means,
@@ -146,6 +147,7 @@ class Inspector:
                     "layers": spec.n_layers,
                     "width": spec.hidden_size,
                     "dtype": spec.dtype,
+                    "sha256": fingerprint(self._model),
                 },
                 "pruning": self._config.pruning.model_dump(mode="json"),
                 "fps": self._config.stream.fps,

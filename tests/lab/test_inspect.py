@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from omnidrop_stream.cache import slots_of
 from omnidrop_stream.errors import MissingDependency, NothingHeld
+from omnidrop_stream.lab.fingerprint import fingerprint
 from omnidrop_stream.lab.inspect import Inspector, Sampling, to_json
 from omnidrop_stream.lab.inspect_attention import attention_scores, chunk_means, top_recall
 from omnidrop_stream.lab.inspect_draw import draw
@@ -134,6 +135,11 @@ def test_everything_is_in_the_json(found: Inspection) -> None:
     assert set(told) == set(Inspection.__dataclass_fields__)
     assert told["maps"][0]["mean"][0] == list(found.maps[0].mean[0])
     assert told["conditions"]["commit"]
+
+
+def test_other_weights_have_another_fingerprint(model: QwenOmni) -> None:
+    assert fingerprint(model) == fingerprint(small_model(layers=6))
+    assert fingerprint(model) != fingerprint(small_model(layers=6, seed=1))
 
 
 def clusters() -> list[tuple[torch.Tensor, torch.Tensor]]:

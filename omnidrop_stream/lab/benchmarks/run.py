@@ -21,7 +21,8 @@ from omnidrop_stream.lab.benchmarks import BENCHMARKS, Benchmark, Clip
 from omnidrop_stream.lab.benchmarks.play import Played, play
 from omnidrop_stream.lab.benchmarks.settings import BenchmarkSettings
 from omnidrop_stream.lab.eval_types import Record
-from omnidrop_stream.model.base import OmniModel
+from omnidrop_stream.lab.fingerprint import fingerprint
+from omnidrop_stream.model.qwen_omni import QwenOmni
 
 MOST_SHARDS = 1024
 
@@ -63,7 +64,7 @@ class BenchmarkRun:
 
     def __init__(
         self,
-        model: OmniModel,
+        model: QwenOmni,
         settings: BenchmarkSettings,
         data: Mapping[str, Sequence[Clip]],
         shard: Shard | None = None,
@@ -89,6 +90,7 @@ class BenchmarkRun:
                 "layers": spec.n_layers,
                 "width": spec.hidden_size,
                 "dtype": spec.dtype,
+                "sha256": fingerprint(self._model),
             },
             "table": settings.wanted.table,
             "sets": {name: self._about(name) for name in settings.wanted.sets},

@@ -72,7 +72,7 @@ def _unmeasured(name: str) -> Iterator[str]:
 def _conditions(report: BenchmarkReport) -> Iterator[str]:
     head, config = report.head, report.head["config"]
     model, stream = head["model"], config["stream"]
-    size = f"{model['layers']} layers, width {model['width']}, {model['dtype']}"
+    size = f"{model['layers']} layers, width {model['width']}, {model['dtype']}, {model['sha256']}"
     yield f"- model {model['name']}: {size}"
     for told in _distinct(report):
         yield f"- {told}"
