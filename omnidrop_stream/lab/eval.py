@@ -12,6 +12,7 @@ import json
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -33,10 +34,12 @@ from omnidrop_stream.lab.eval_types import (
     Row,
     Versus,
 )
+from omnidrop_stream.model.load import checkpoint_folder
 from omnidrop_stream.model.qwen_omni import QwenOmni
 from omnidrop_stream.world import QUESTION_KINDS
 
 SINGLE_HOP = ("visual", "audio", "order", "yes/no", "absence")
+UNTOLD = "not told (there is no built.json beside the weights); see the model card"
 LATER = ("streams", "baselines", "timed", "batch")
 """Settings of the grid that a run may go on with changed."""
 GROUPS = {
@@ -189,11 +192,20 @@ def baseline_of(cell: Cell, name: str, cells: Sequence[Cell]) -> Cell | None:
 
 
 def made(model: QwenOmni) -> str:
-    """How the weights came about, as the checkpoint's configuration says: a built model tells
-    implementations and scores apart and is no evidence for the method.
+    """How the weights came about, by `built.json` beside them (lab/train/grow.py writes it): a
+    built model tells implementations and scores apart and is no evidence for the method.
     """
-    told = model.thinker.config.to_dict().get("made")
-    return str(told) if told else "not told by its configuration; see the model card"
+    name = model.spec.name
+    if name != "embedded" and not Path(name).is_dir():
+        return UNTOLD
+    try:
+        told = json.loads((checkpoint_folder(name) / "built.json").read_text("utf-8"))
+    except (OSError, ValueError):
+        return UNTOLD
+    texts = {k: ", ".join(map(str, v)) if isinstance(v, list) else str(v) for k, v in told.items()}
+    kind = texts.pop("kind", "not told")
+    rest = "; ".join(f"{key.replace('_', ' ')} {value}" for key, value in texts.items())
+    return f"{kind} ({rest})" if rest else kind
 
 
 def model_hash(model: QwenOmni) -> str:

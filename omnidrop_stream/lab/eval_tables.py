@@ -10,6 +10,10 @@ from omnidrop_stream.lab.eval_score import half_width
 from omnidrop_stream.lab.eval_types import Cell, Gate, Mean, Report, Versus
 
 GATE_POINTS = 20
+BUILT = (
+    " A built model looks before it reads because its layers were placed so by hand: it tells "
+    "implementations and scores apart, and is no evidence for the method."
+)
 
 
 def by_layer(shares: Sequence[float]) -> str:
@@ -129,7 +133,8 @@ def gate_table(gate: Gate, made: str) -> Iterator[str]:
         f"{100 * gate.share:.0f} % of the audiovisual tokens dropped once, at random, after one "
         f"layer; all kept: {percent(gate.kept)} % right ({gate.kept.n} questions). After half of "
         f"the layers that costs {percent(gate.middle)} points (wanted: more than {GATE_POINTS}): "
-        f"{verdict}. The model is made so: {made}."
+        f"{verdict}. The model: {made}."
+        f"{BUILT if made.startswith('built') else ''}"
     )
     yield ""
     heads = ("after layer", *(str(layer) for layer in range(len(gate.dropped))))

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
 from omnidrop_stream.errors import ConfigError
-from omnidrop_stream.lab.eval import Evaluation, baseline_of
+from omnidrop_stream.lab.eval import Evaluation, baseline_of, made
 from omnidrop_stream.lab.eval_gate import DropOnce, play_gate, score_gate
 from omnidrop_stream.lab.eval_past import play_past, questions_of_halves, score_past
 from omnidrop_stream.lab.eval_play import questions_for
 from omnidrop_stream.lab.eval_report import to_json, to_markdown
 from omnidrop_stream.lab.eval_score import half_width
 from omnidrop_stream.lab.eval_state import Pace
-from omnidrop_stream.lab.eval_tables import by_layer
+from omnidrop_stream.lab.eval_tables import by_layer, gate_table
 from omnidrop_stream.lab.eval_types import Cell, EvalSettings, Mean, Record, Report, eval_settings
 from omnidrop_stream.model.qwen_omni import QwenOmni
 from omnidrop_stream.world import World
@@ -199,6 +201,18 @@ def test_the_gate_stands_in_the_report_with_how_the_model_was_made(
     assert "## The gate" in text
     assert "100.0 points (wanted: more than 20): passed" in text
     assert "see the model card" in text
+
+
+def test_a_built_model_is_called_built(model: QwenOmni, tmp_path: Path) -> None:
+    told = {"kind": "built", "writing_layers": [0, 5], "looking_supervised": True}
+    (tmp_path / "built.json").write_text(json.dumps(told))
+    beside = QwenOmni(model.thinker, model.tokenizer, replace(model.spec, name=str(tmp_path)))
+    (tmp_path / "config.json").write_text("{}")
+    text = made(beside)
+    assert text == "built (writing layers 0, 5; looking supervised True)"
+    gate = score_gate([{"type": "gate", "share": 0.95, "ok": ["11", "01", "00"]}] * 3)
+    assert gate is not None
+    assert "no evidence for the method" in "".join(gate_table(gate, text))
 
 
 def test_a_cell_out_of_reach_stands_in_the_grid_with_what_is_reachable(model: QwenOmni) -> None:
