@@ -71,7 +71,7 @@ def worth_telling(state: str, before: str) -> bool:
     """Whether people want a sentence for a state: not for what they did themselves, nor for what is
     told as an error.
     """
-    return state not in ("connecting", "paused", "failed") and not (
+    return state not in ("connecting", "paused", "refused", "failed") and not (
         state == "live" and before == "paused"
     )
 

@@ -14,6 +14,7 @@ OmniDropError                 1   anything of ours
     │   ├── ModelNotFound         4
     │   └── ModelMismatch         4   another class, a damaged or missing shard
     ├── Busy                      5   no room for another question right now
+    ├── Overloaded                5   one more stream than the model can carry
     ├── NothingHeld               5   a question about a stream of which nothing is held
     ├── NoAnswer                  5   a node that did not answer in time
     └── MissingDependency         6   an optional package or program that is not installed
@@ -105,6 +106,13 @@ class Busy(OmniDropError):
 
     exit_code = 5
     code = "busy"
+
+
+class Overloaded(OmniDropError):
+    """One more stream than the model can carry, with the figures."""
+
+    exit_code = 5
+    code = "overloaded"
 
 
 class MissingDependency(OmniDropError):

@@ -44,9 +44,6 @@ promise.
 """
 _MANY = 1_000_000
 """Tokens of an imagined window, large enough that rounding does not matter."""
-AUTO_RAISE_BELOW = 0.35
-AUTO_LOWER_ABOVE = 0.7
-"""Shares of real time that ingest may take before ``auto`` moves the depth by one layer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,13 +253,6 @@ def _check_input(
             f"retention = {pruning.retention:.0%}: policy {policy.name!r} cannot keep so few "
             f"tokens; allowed on this kind of stream: {least / total:.1%} to 100 %"
         )
-
-
-def adapted_depth(depth: int, share: float, deepest: int) -> int:
-    """``auto``: one layer deeper or shallower, by the share of real time that a chunk took."""
-    if share < AUTO_RAISE_BELOW and depth < deepest:
-        return depth + 1
-    return depth - 1 if share > AUTO_LOWER_ABOVE and depth > 0 else depth
 
 
 def _exact(stream: StreamConfig, pruning: PruningConfig, n_layers: int, r0: float) -> int:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any
 
 from omnidrop_stream.answer import AnswerRun
+from omnidrop_stream.auto_depth import AutoDepth
 from omnidrop_stream.cache import Segment, expected_bytes
 from omnidrop_stream.config import Config, DecodeConfig, DepthName, PruningConfig
 from omnidrop_stream.conversations import Conversations
@@ -25,7 +26,6 @@ from omnidrop_stream.model.base import OmniModel, Prompt
 from omnidrop_stream.model.template import ChatTemplate, Turn
 from omnidrop_stream.model.towers import EncodeCarry, Encoded, EncodeSettings, IntraSettings
 from omnidrop_stream.plan import (
-    adapted_depth,
     describe_schedule,
     intra_for,
     needs_depth_zero,
@@ -72,7 +72,8 @@ class OmniStream:
         )
         self._deepened = deepening(model, self._prompt, stream, intra, self._frame_tokens)
         self._nominal = nominal_r0(stream, intra, self._frame_tokens)
-        self._depth = self._exact_depth = self.layers_of(stream.prefill_depth)
+        self._depth = self.layers_of(stream.prefill_depth)
+        self.auto_depth = AutoDepth(self._depth, spec.n_layers)
         self._wanted_depth = self._depth
         slots = slots_within(
             spec.max_positions, self._prompt.base, spec.ids_per_chunk, stream, decode
@@ -126,6 +127,7 @@ class OmniStream:
             nbytes=self._cache.nbytes,
             fork_bytes=sum(self._forks.values()),
             depth=self._depth,
+            depth_reason=self.auto_depth.reason,
             pushed=self._pushed,
             evicted=self._cache.evicted_chunks,
             dropped=self._dropped,
@@ -142,13 +144,11 @@ class OmniStream:
             pass
 
     def push_steps(self, chunk: Chunk) -> Generator[None, None, None]:
-        """The same in turns. Room is made at the second one, and the chunk joins the trunk at the
-        last: an abandoned push adds nothing.
-        """
+        """The same in turns. Room is made at the second one, and the chunk joins at the last."""
         return alone(self.push_together(chunk))
 
     def push_together(self, chunk: Chunk) -> Generator[Wanted | None, Any, None]:
-        """The same, where what the model has to do for it is `Wanted`."""
+        """The same, where what the model has to do is `Wanted`. Abandoned, it adds nothing."""
         started, generation = self._clock(), self._generation
         encoded: Encoded = yield encode_wanted(
             self._model, chunk, self._carry, self._encode_settings
@@ -174,8 +174,8 @@ class OmniStream:
         self._adapt(chunk)
 
     def lighten(self, pictures: float = 1.0, merging: float = 1.0) -> None:
-        """From the next chunk on: shares of the tokens of a picture, and of what merging keeps. A
-        chunk with pictures of another size must begin an epoch.
+        """From the next chunk on: shares of a picture's tokens, and of what merging keeps. Pictures
+        of another size must begin an epoch.
         """
         self._encode_settings = self._full_settings.lighter(pictures, merging)
 
@@ -257,13 +257,12 @@ class OmniStream:
             self._wanted_depth = self._depth
 
     def _adapt(self, chunk: Chunk) -> None:
-        """``auto``: one layer deeper or shallower, by the share of real time this chunk took."""
-        moving = self._wanted_depth != self._depth or needs_depth_zero(self._config.pruning)
-        if self._config.stream.prefill_depth != "auto" or moving:
-            return
+        """``auto``: one layer deeper or shallower, by load and questions."""
+        auto = self._config.stream.prefill_depth == "auto"
+        free = auto and not (self.depth_pending or needs_depth_zero(self._config.pruning))
         share = self._last_push_s / chunk.duration_s
-        deepest = max(self._model.spec.n_layers // 2, self._exact_depth)
-        self.set_depth(adapted_depth(self._depth, share, deepest))
+        if (wanted := self.auto_depth.after_chunk(self._depth, share, free=free)) != self._depth:
+            self.set_depth(wanted)
 
     # -- questions
 
@@ -309,6 +308,7 @@ class OmniStream:
         started, generation, depth = self._clock(), self._generation, self._depth
         decode.check_question(query.text)
         check_look_back(query.look_back_s)
+        self.auto_depth.asked()
         segments = self._cache.snapshot()
         provisional = False
         if open_chunk is not None and self._joins(open_chunk):

@@ -21,3 +21,5 @@ class StreamStatus:
     answers_in_progress: int
     last_push_s: float
     end_s: float | None
+    depth_reason: str = ""
+    """Why ``auto`` moved the depth last; empty where it never did."""

@@ -56,9 +56,11 @@ class ChunkFeed:
         live: bool = True,
         look: Callable[[Chunk], None] = lambda _: None,
         held: Callable[[], bool] = lambda: False,
+        load: Callable[[], float] | None = None,
     ) -> None:
         """live: old chunks are dropped and the ladder is used; else nothing is ever too old. look:
-        sees each raw chunk on its way into the trunk. held: whether the next one has to wait.
+        sees each raw chunk on its way into the trunk. held: whether the next one has to wait. load:
+        the share of the model's time that all streams take, which ``auto`` depth goes by.
         """
         self._stream: OmniStream | None = None
         self._stats = stats
@@ -70,6 +72,7 @@ class ChunkFeed:
         self._live = live
         self._look = look
         self._held = held
+        self._load = load
         self._room = threading.Condition()
         self._waiting: deque[tuple[Chunk, float]] = deque()
         self._lost: list[Loss] = []
@@ -230,6 +233,8 @@ class ChunkFeed:
         self._age_s = started - due
         self._look(chunk)
         chunk = self._lighter.lightened(chunk)
+        if self._load is not None:
+            stream.auto_depth.told(self._load())
         try:
             yield from stream.push_together(chunk)
         finally:

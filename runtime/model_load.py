@@ -1,4 +1,5 @@
-"""What the model's time goes to, measured: whether it can carry one more standing question.
+"""What the model's time goes to, measured: whether it can carry one more stream or standing
+question.
 
 One for each model. A chunk, and the judgements of one chunk, count with the time of their own
 turns; what they waited for others does not count. Answers are left out: they come now and then, and
@@ -10,7 +11,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from dataclasses import dataclass, field
-from statistics import median
+from statistics import mean, median
 
 from omnidrop_stream.types import CHUNK_SECONDS
 
@@ -44,6 +45,11 @@ class Load:
     chunks: float
     watches: float
     count: int
+
+    @property
+    def total(self) -> float:
+        """Both."""
+        return self.chunks + self.watches
 
 
 class ModelLoad:
@@ -107,6 +113,31 @@ class ModelLoad:
             f"one ({one_more_s * 1e3:.0f} ms a chunk, measured) that is {total:.0%}, and "
             f"watches.share allows {limit:.0%}; remove one, watch fewer streams, or use a smaller "
             "model"
+        )
+
+    def refusal_of_stream(self, limit: float, stream: object = None) -> str:
+        """Why one more stream cannot be carried; empty where it can, where it is the only one, and
+        where nothing is measured yet. stream: one that runs, by its own cost; None: one to come,
+        by the mean of the others'. limit: share of the time for chunks and standing questions.
+        """
+        now = self.now()
+        with self._lock:
+            costs = {key: c.chunk_s for key, c in self._streams.items() if c.chunks}
+        own = costs.pop(id(stream), None) if stream is not None else None
+        if not costs or (stream is not None and own is None):
+            return ""
+        one_s = mean(costs.values()) if own is None else own
+        total = now.chunks + now.watches + (one_s / self._period_s if own is None else 0.0)
+        if total <= limit:
+            return ""
+        others = f"{len(costs)} other stream{'' if len(costs) == 1 else 's'}"
+        told = "the mean of theirs" if own is None else "measured"
+        return (
+            f"the model cannot carry one more stream: of each {self._period_s:g} s, the chunks of "
+            f"{others} take {sum(costs.values()) / self._period_s:.0%} of its time and standing "
+            f"questions {now.watches:.0%}; with this one ({one_s * 1e3:.0f} ms a chunk, {told}) "
+            f"that is {total:.0%}, and stream.share allows {limit:.0%}; watch fewer streams, "
+            "lower stream.prefill_depth or stream.frame_tokens, or use a smaller model"
         )
 
     def _of(self, stream: object) -> _Costs:

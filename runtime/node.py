@@ -26,6 +26,7 @@ from runtime.sources import SourceOptions
 from runtime.sources.base import Source
 from runtime.stats import Stats
 from runtime.status import SessionStatus
+from runtime.status import failed as why_failed
 from runtime.watch_telling import Told
 from runtime.watch_types import WatchState
 
@@ -260,7 +261,8 @@ class Node:
             state, code, reason = ("connecting", "connecting", "")
             since_s = 0.0
             if failed is not None:
-                state, code, reason = "failed", failed.code, str(failed)
+                told = why_failed(failed)
+                state, code, reason = told.state, told.code, told.reason
                 since_s = time.monotonic() - kept.failed_at_s
         return CameraStatus(
             camera=camera,

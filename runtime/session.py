@@ -22,13 +22,14 @@ from runtime.answers import Answers
 from runtime.capture import CaptureThread
 from runtime.feed import ChunkFeed
 from runtime.host import ModelHost
+from runtime.keeping import Keeping
 from runtime.loop_delay import watch_loop
 from runtime.opening import open_stream, with_retention
 from runtime.sources import SourceOptions, open_source
 from runtime.sources.base import LiveSource, Source, SourceInfo
 from runtime.sources.pacing import Paced
 from runtime.stats import Stats
-from runtime.status import SessionStatus, condition, lost_to_slowness, media, show_in
+from runtime.status import SessionStatus, Since, condition, lost_to_slowness, media, show_in
 from runtime.watching import Watching
 
 if TYPE_CHECKING:  # torch comes with the model, on its thread
@@ -75,7 +76,7 @@ class StreamSession:
         self._numbers = itertools.count(1)
         self._pruning = self.config.pruning
         self._wait_for_first = options is not None and options.wait_for_first
-        self._since = ("", 0.0)
+        self._since = Since()
         self._starting: asyncio.Task[None] | None = None
         self._watching: asyncio.Task[None] | None = None
         self._begin, self._paused, self._muted = (threading.Event() for _ in range(3))
@@ -107,7 +108,10 @@ class StreamSession:
             on_commit=lambda status: self._post(self._committed, status),
             on_error=lambda error: self._post(self._fail, error),
             live=self._realtime,
+            load=lambda: worker.load.now().total,
         )
+        share = self.config.stream.share
+        self._keeping = Keeping(worker.load, self._feed, self.stats, share, self._realtime)
         show_in(self.stats, self.status)
         self._answers = Answers(self.host.worker, self.stats, self._post, self._open_chunk)
         if self._own_host:
@@ -166,6 +170,7 @@ class StreamSession:
         except Exception:
             return  # whoever opens the session is told
         try:
+            self._keeping.admit()
             opened = await open_stream(self.host, self.config, info, self._wanted_kind)
         except asyncio.CancelledError:
             raise
@@ -247,7 +252,7 @@ class StreamSession:
             answers=len(self._answers),
             muted=self._capture.muted,
             code=now.code,
-            since_s=self._lasted_s(f"{now.state} {now.code}"),
+            since_s=self._since.lasted_s(f"{now.state} {now.code}"),
             video=comes.video,
             audio=comes.audio,
             chunk_age_s=self._feed.age_s,
@@ -255,13 +260,6 @@ class StreamSession:
             gaps=self.stats.counter("source.gaps"),
             step=int(step),
         )
-
-    def _lasted_s(self, key: str) -> float:
-        """For how long the status has been this one, as far as it was looked at."""
-        now_s = time.monotonic()
-        if key != self._since[0]:
-            self._since = (key, now_s)
-        return now_s - self._since[1]
 
     # -- questions
 
@@ -414,6 +412,8 @@ class StreamSession:
 
     def _committed(self, status: StreamStatus) -> None:
         self._status = status
+        if (refused := self._keeping.committed(status)) is not None:
+            self._fail(refused)
         self.watching.committed()
         self._material.set()
         self._settled.set()

@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from omnidrop_stream.errors import Overloaded
 from omnidrop_stream.types import Chunk, StreamKind
 from runtime.overload import Step
 from runtime.sources.base import REASON_CODES, SourceState
 from runtime.stats import Stats
 
-STATES = ("connecting", "loading", "live", "degraded", "offline", "paused", "ended", "failed")
+STATES = (
+    "connecting",
+    "loading",
+    "live",
+    "degraded",
+    "offline",
+    "paused",
+    "ended",
+    "refused",
+    "failed",
+)
 """What `SessionStatus.state` may be."""
 CODES = {
     **REASON_CODES,
     "loading": "the model is being loaded; questions wait for it",
     "model_not_ready": "the model cannot be loaded yet; it is tried again",
     "failed": "an error ended the session",
+    "overloaded": "one more stream than the model can carry; a node tries it again",
 }
 """What `SessionStatus.code` may be, and what it means."""
 _GAUGES = ("state", "code", "video", "audio", "reconnects", "lag_s")
@@ -109,7 +122,7 @@ def condition(
     where that is by wish (muted). trouble: why the model cannot be loaded yet.
     """
     if failure is not None:
-        return Condition("failed", getattr(failure, "code", "failed"), str(failure))
+        return failed(failure)
     if ended:
         return Condition("ended")
     if paused:
@@ -129,6 +142,27 @@ def condition(
     if step:
         return Condition("degraded", "overload", f"the model is too slow: {step.title}")
     return Condition("live", source.code, source.reason)
+
+
+def failed(error: BaseException) -> Condition:
+    """What ended it: an error, or that it was one stream too many."""
+    state = "refused" if isinstance(error, Overloaded) else "failed"
+    return Condition(state, getattr(error, "code", "failed"), str(error))
+
+
+class Since:
+    """For how long something has been what it is, as far as it was looked at."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._seen = ("", 0.0)
+
+    def lasted_s(self, what: str) -> float:
+        """Seconds since it was something else."""
+        now_s = self._clock()
+        if what != self._seen[0]:
+            self._seen = (what, now_s)
+        return now_s - self._seen[1]
 
 
 def media(source: SourceState, came: Came, *, muted: bool) -> Came:

@@ -18,6 +18,7 @@ from omnidrop_stream.errors import (
     ModelError,
     NothingHeld,
     OmniDropError,
+    Overloaded,
     SourceError,
     UnknownCamera,
     UsageError,
@@ -279,6 +280,7 @@ def code_for(error: BaseException) -> str:
         (UsageError, "bad_request"),
         (Busy, "busy"),
         (NothingHeld, "camera_offline"),
+        (Overloaded, "camera_offline"),
         (SourceError, "camera_offline"),
         (ModelError, "model_not_ready"),
     ]

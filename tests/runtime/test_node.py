@@ -234,3 +234,25 @@ async def test_a_standing_question_is_replaced_by_one_of_its_name(node: Node):
     await node.set_watch("door", "any", ALWAYS)
     await node.set_watch("door", "any", WatchConfig(text="something else"))
     assert [state.text for state in node.watches("door")] == ["something else"]
+
+
+async def test_a_camera_that_the_model_cannot_carry_is_shown_as_refused_until_there_is_room(
+    node: Node,
+):
+    others = object()
+    node.host.worker.load.chunk(others, 1.95)  # seconds of the model for each 2 s
+
+    def opened() -> GatedSource:
+        source = GatedSource(600)
+        source.let(2.5)
+        return source
+
+    node.add_camera("late", CameraSpec(opened, CONFIG))
+    await until(lambda: node.status("late").state == "refused")
+    status = node.status("late")
+    assert status.code == "overloaded"
+    assert "with this one (1950 ms a chunk" in status.reason
+    node.host.worker.load.drop(others)
+    await held(node, "late")
+    assert node.status("late").state != "refused"
+    assert (await answer_of(node, "late", AskRequest("what?"))).finish
