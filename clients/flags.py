@@ -41,8 +41,8 @@ Policy = Annotated[
         "--policy",
         help="Which tokens leave: omnidrop (default), a variant (omnidrop-printed, -no-tds, "
         "-exponential, ...), a control (random, last-token, recent-first, audio-guided), a peer "
-        "(seats-in-layer, omnizip, dash, dycoke, ...), intra-only or keep-all; a wrong name "
-        "prints all of them.",
+        "(seats, omnizip, dash, dycoke, ...), intra-only or keep-all; a wrong name prints all "
+        "of them.",
         metavar="NAME",
     ),
 ]

@@ -2,7 +2,8 @@
 
 `base` is the protocol, `omnidrop` the paper, `controls` what it has to beat, `seats` a peer that
 prunes inside the decoder, `registry` all of them by name. The peers that prune before the decoder
-are `omnizip`, `dash` and `dycoke`: stages over a `window`, made a policy by `inputs`.
+are `omnizip`, `dash`, `dycoke` and `seats_input`: stages over a `window`, made a policy by
+`inputs`.
 """
 
 from omnidrop_stream.method.policies.base import Guidance, Pace, PruningPolicy

@@ -19,6 +19,7 @@ from omnidrop_stream.method.policies.inputs import InputPruned, RandomInput
 from omnidrop_stream.method.policies.omnidrop import AudioGuided, OmniDrop
 from omnidrop_stream.method.policies.omnizip import OmniZip
 from omnidrop_stream.method.policies.seats import SeatsInLayer
+from omnidrop_stream.method.policies.seats_input import Seats
 from omnidrop_stream.method.policies.window import InputStage
 from omnidrop_stream.method.schedule import Schedule
 
@@ -80,6 +81,7 @@ POLICIES: dict[str, Callable[[PolicySettings], PruningPolicy]] = {
     "seats-in-layer-keep-kv": lambda s: SeatsInLayer(
         _own_pace("seats-in-layer-keep-kv", s), forgets=False, name="seats-in-layer-keep-kv"
     ),
+    "seats": lambda s: Seats(_own_pace("seats", s)),
     "omnizip": lambda s: _input("omnizip", OmniZip(), s),
     "omnizip-no-anchors": lambda s: _input("omnizip-no-anchors", OmniZip("none"), s),
     "omnizip-random-anchors": lambda s: _input(

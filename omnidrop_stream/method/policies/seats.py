@@ -17,9 +17,9 @@ The sources leave open, and we chose:
 - One share for both modalities: we are asked for one mean retention.
 - The source gives every window at least one token of each modality; here the counts come first, and
   with fewer tokens than windows the windows of most weight get one.
-- Its stage before the decoder is not here: pruning within each modality (section 3.4) stands before
-  it as before OmniDrop, so that the two differ inside the decoder and nowhere else. That leaves a
-  narrow range of mean retentions (for 28 layers and r0 = 0.45, 30.8 to 37 %).
+- Its stage before the decoder is in `seats_input`. Here pruning within each modality (section 3.4)
+  stands before it as before OmniDrop, so that the two differ inside the decoder and nowhere else.
+  That leaves a narrow range of mean retentions (for 28 layers and r0 = 0.45, 30.8 to 37 %).
 """
 
 import math
@@ -48,16 +48,30 @@ def cut_layers(n_layers: int) -> tuple[int, ...]:
     return tuple(min(max(layer, 1), n_layers - 1) for layer in scaled)
 
 
-def stage_counts(target: float, n0: int, n_layers: int, n_unpruned: int) -> tuple[int, ...]:
-    """Tokens entering each layer so that their mean is `target` of `n_unpruned`.
+def stage_range(n_layers: int) -> tuple[float, float]:
+    """Least and largest mean over the layers, for 1 that enters the first."""
+    _, late, _, missing = _stages(n_layers)
+    return (late - missing) / n_layers, late / n_layers
 
-    How much leaves in the three cuts together is what is solved for. Raises UnreachableRetention.
+
+def _stages(n_layers: int) -> tuple[list[int], int, list[float], float]:
+    """The three cuts, the removal, each cut's share of what leaves, and in how many layers a token
+    that leaves by those shares is missing.
     """
     *cuts, late = cut_layers(n_layers)
     weights = [math.exp(i) for i in range(len(cuts))]
     shares = [w / sum(weights) for w in weights]
     # Every token that leaves at a cut is missing in the layers from there to the removal.
     missing = sum(share * (late - cut) for share, cut in zip(shares, cuts, strict=True))
+    return cuts, late, shares, missing
+
+
+def stage_counts(target: float, n0: int, n_layers: int, n_unpruned: int) -> tuple[int, ...]:
+    """Tokens entering each layer so that their mean is `target` of `n_unpruned`.
+
+    How much leaves in the three cuts together is what is solved for. Raises UnreachableRetention.
+    """
+    cuts, late, shares, missing = _stages(n_layers)
     whole = late * n0
     wanted = target * n_layers * n_unpruned
     total = max(1, n_layers * n_unpruned)
