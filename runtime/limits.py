@@ -65,6 +65,17 @@ class Limits:
         buckets = self._of(client)
         return max(buckets[name].wait_s(amount) for name, amount in amounts.items())
 
+    def exhausted(self, client: str, *names: str) -> bool:
+        """Whether none of these limits has one unit left. If so it was a refused attempt for each,
+        as `take` would count it, in one look: it is asked at every message of a flood.
+        """
+        buckets = self._of(client)
+        if any(buckets[name].level >= 1.0 for name in names):
+            return False
+        for name in names:
+            self._refused(name, buckets[name], 1.0)
+        return True
+
     def take(self, client: str, **amounts: float) -> float:
         """Take all of the amounts, or nothing: seconds to wait then (0: taken).
 
@@ -77,10 +88,12 @@ class Limits:
                 buckets[name].level -= amount
             return 0.0
         for name, amount in amounts.items():
-            if self._limits[name].strict:
-                bucket = buckets[name]
-                bucket.level = max(-bucket.size, bucket.level - amount)
+            self._refused(name, buckets[name], amount)
         return self.wait_s(client, **amounts)
+
+    def _refused(self, name: str, bucket: Bucket, amount: float) -> None:
+        if self._limits[name].strict:
+            bucket.level = max(-bucket.size, bucket.level - amount)
 
     def give_back(self, client: str, **amounts: float) -> None:
         """Return what was taken and not used."""

@@ -30,6 +30,8 @@ RECEIVE_MAXIMUM = 64
 """Messages that the broker may send before we have confirmed the first of them."""
 INBOX = 1024
 """Messages of quality of service 0 that may wait for us; beyond, they are dropped and counted."""
+CALM_PER_S, BURST, PAUSE_S = 100.0, 50, 0.02
+"""More packets a second than that, beyond a burst, and the socket is looked at every 20 ms only."""
 SESSION_TAKEN_OVER = 142
 _LOGIN = (134, 135, 140)  # bad user name or password, not authorized, bad authentication method
 _LOGIN_3 = (4, 5)
@@ -100,11 +102,16 @@ class Connection:
     async def batch(self, most: int) -> list[Incoming]:
         """Wait for a message; it and those behind it that are there already."""
         with _translated(), _cancellable():
-            messages = self._client.messages
-            found = [await anext(messages)]
-            while len(found) < most and len(messages):
-                found.append(await anext(messages))
+            found = [await anext(self._client.messages)]
+        waiting = self._client._queue  # at a task for each, as aiomqtt does it, a flood costs more
+        while len(found) < most and not waiting.empty():
+            found.append(waiting.get_nowait())
         return [self._incoming(message) for message in found]
+
+    async def lost(self) -> None:
+        """Wait until it breaks: raises ConnectionLost. For a connection that is only sent over."""
+        while True:
+            await self.batch(1)
 
     async def arrived(self) -> list[Incoming]:
         """What has come and was not taken yet; without waiting."""
@@ -113,7 +120,6 @@ class Connection:
 
     def _incoming(self, message: aiomqtt.Message) -> Incoming:
         given = _given(message)
-        correlation = given.get("CorrelationData")
         return Incoming(
             topic=message.topic.value,
             payload=bytes(message.payload),
@@ -121,7 +127,7 @@ class Connection:
             retain=message.retain,
             ack=lambda: self._ack(message),
             reply_to=given.get("ResponseTopic", ""),
-            correlation=None if correlation is None else bytes.fromhex(correlation),
+            correlation=given.get("CorrelationData"),
             expiry_s=given.get("MessageExpiryInterval"),
             properties=tuple((str(k), str(v)) for k, v in given.get("UserProperty", ())),
         )
@@ -169,7 +175,11 @@ async def connected(
         await client.__aenter__()
     try:
         cancels.check()
-        yield Connection(client, v5)
+        reader = _Reader(client)
+        try:
+            yield Connection(client, v5)
+        finally:
+            reader.close()
     finally:
         ended = client._disconnected
         if ended.done() and not ended.cancelled():
@@ -177,6 +187,54 @@ async def connected(
         # It may find no time for a goodbye; what ends the block (a cancellation, say) stays.
         with suppress(aiomqtt.MqttError):
             await client.__aexit__(None, None, None)
+
+
+class _Reader:
+    """Reads the socket in place of aiomqtt's call-back, which takes one packet in a turn of the
+    loop. In a flood the loop is woken for each of them, and the model thread stops each time while
+    it waits for Python's lock: so all that is there is read at once, and then nothing for a while.
+    """
+
+    def __init__(self, client: aiomqtt.Client) -> None:
+        self._client, self._paho = client, client._client
+        self._loop = asyncio.get_running_loop()
+        self._level, self._looked = 0.0, self._loop.time()
+        self._later: asyncio.TimerHandle | None = None
+        self._resume()
+
+    def close(self) -> None:
+        """aiomqtt's own closing removes the call-back from the loop."""
+        if self._later is not None:
+            self._later.cancel()
+
+    def _resume(self) -> None:
+        socket = self._paho.socket()
+        if socket is not None and socket.fileno() >= 0:
+            self._loop.add_reader(socket.fileno(), self._readable)
+
+    def _readable(self) -> None:
+        count = 0
+        try:
+            while count < RECEIVE_MAXIMUM and self._read_one():
+                count += 1
+        except Exception as error:  # as aiomqtt's call-back does
+            if not self._client._disconnected.done():
+                self._client._disconnected.set_exception(error)
+            return
+        now = self._loop.time()
+        self._level = max(0.0, self._level - (now - self._looked) * CALM_PER_S) + count
+        self._looked = now
+        socket = self._paho.socket()
+        if self._level > BURST and socket is not None and socket.fileno() >= 0:
+            self._level = float(BURST)  # what was is forgotten soon
+            self._loop.remove_reader(socket.fileno())
+            self._later = self._loop.call_later(PAUSE_S, self._resume)
+
+    def _read_one(self) -> bool:
+        """Whether a whole packet was there: paho begins a new one then."""
+        before = self._paho._in_packet
+        self._paho.loop_read()
+        return self._paho._in_packet is not before
 
 
 def _inbox(on_drop: Callable[[], None]) -> type[asyncio.Queue[aiomqtt.Message]]:
@@ -241,11 +299,8 @@ def _lost(error: aiomqtt.MqttError) -> ConnectionLost:
 
 
 def _given(message: aiomqtt.Message) -> dict[str, Any]:
-    """What came with a message, by MQTT 5's names without blanks."""
-    if message.properties is None:
-        return {}
-    given: dict[str, Any] = message.properties.json()  # type: ignore[no-untyped-call]
-    return given
+    """What came with a message, by MQTT 5's names without blanks (and paho's own fields)."""
+    return {} if message.properties is None else vars(message.properties)
 
 
 def _properties(packet: int) -> Properties:

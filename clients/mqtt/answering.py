@@ -146,9 +146,7 @@ class Answering:
 
     def press(self, owner: str) -> None:
         """An owner asks more than it may: for a while the others come first."""
-        now = asyncio.get_running_loop().time()
-        self._pressing = {o: t for o, t in self._pressing.items() if t > now}
-        self._pressing[owner] = now + PRESSING_S
+        self._pressing[owner] = asyncio.get_running_loop().time() + PRESSING_S
 
     def _next(self) -> None:
         """Begin what may begin. Who presses has to wait until the others have been quiet for a
@@ -156,7 +154,8 @@ class Answering:
         """
         loop = asyncio.get_running_loop()
         now = loop.time()
-        pressing = {owner for owner, until in self._pressing.items() if until > now}
+        self._pressing = {o: until for o, until in self._pressing.items() if until > now}
+        pressing = self._pressing
         calm = now >= self._asked_at + CALM_S
         while not self._held and (item := self._fair.take(pressing, calm)) is not None:
             if item.kept.owner not in pressing:

@@ -91,6 +91,11 @@ class MqttConfig(_Section):
     """Topics begin with it; one for each node of a broker. None: the node's name."""
     client_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")] | None = None
     """None: the node's name and a random part, made once and kept on disk."""
+    send_apart: bool = True
+    """Whether answers go over a connection of their own (client id with ``-send`` behind it). A
+    broker takes packets of each connection in turn, and Mosquitto writes its file in between: over
+    one connection an answer waits behind the confirmations of everybody's questions. ``false``
+    where the broker allows each user one connection only."""
     keepalive_s: Annotated[int, Field(ge=5, le=3600)] = 15
     session_expiry_s: Annotated[int, Field(ge=60, le=2**31)] = 86_400
     """So long the broker keeps questions for a node that is away."""

@@ -23,7 +23,7 @@ from clients.mqtt.messages import Incoming, reply
 from clients.mqtt.outbox import Outbox
 from clients.mqtt.ports import NodePort
 from clients.mqtt.reading import Refused, Shape
-from clients.mqtt.requests import Kept, Question, early_route, parse_query
+from clients.mqtt.requests import Kept, Question, early_owner, parse_query
 from clients.mqtt.topics import ALL, Command, Topics
 from runtime.journal import Accepted, Journal, JournalFile, NewQuery, Row
 from runtime.limits import Limit, Limits
@@ -112,8 +112,7 @@ class Intake:
     def _look(self, message: Incoming, command: Command) -> _Found | None:
         """What is in it, without the journal; a refusal is told from here."""
         self._stats.count("mqtt.queries")
-        owner, _ = early_route(message, command, self._topics)
-        if self._flooding(owner):
+        if self._flooding(early_owner(message, command, self._topics)):
             self._stats.count("mqtt.dropped.flood")
             return None
         fresh_id = f"{self._run}-{next(self._numbers)}"
@@ -134,12 +133,8 @@ class Intake:
 
     def _flooding(self, owner: str) -> bool:
         """Over every limit: not even read. Only where a topic says who it is."""
-        if not owner:
+        if not owner or not self._limits.exhausted(owner, "queries", "refusals"):
             return False
-        limits = self._limits
-        if limits.wait_s(owner, queries=1) == 0.0 or limits.wait_s(owner, refusals=1) == 0.0:
-            return False
-        limits.take(owner, queries=1)  # not to be had, and it counts
         self._answering.press(owner)
         return True
 

@@ -195,6 +195,15 @@ def asker_of(
     )
 
 
+def early_owner(message: Incoming, command: Command, topics: Topics) -> str:
+    """Whose message it is as far as topics and properties tell: `early_route`'s owner, for little,
+    since every message of a flood is asked for it.
+    """
+    if command.rest or not message.reply_to:
+        return early_route(message, command, topics)[0]
+    return topics.replier(message.reply_to) or early_route(message, command, topics)[0]
+
+
 def early_route(message: Incoming, command: Command, topics: Topics) -> tuple[str, Route | None]:
     """Owner and reply route as far as they are known before the payload is read."""
     try:

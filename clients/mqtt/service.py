@@ -14,7 +14,7 @@ import random
 import secrets
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -246,13 +246,18 @@ class MqttService:
         will = node_status(self.topics, OFFLINE)
         on_drop = self._count_drop
         try:
-            async with connected(endpoint, will, self.config.will_delay_s, on_drop) as connection:
+            async with (
+                connected(endpoint, will, self.config.will_delay_s, on_drop) as connection,
+                self._sender(connection) as sender,
+            ):
                 early = await self._subscribed(connection)
                 self._connected()
                 try:
                     async with asyncio.TaskGroup() as group:
-                        group.create_task(self.outbox.run(connection))
+                        group.create_task(self.outbox.run(sender))
                         group.create_task(self._read(connection, early))
+                        if sender is not connection:
+                            group.create_task(_lost(sender))
                 except asyncio.CancelledError:
                     # We close in good order, so the broker will not send the last will.
                     with contextlib.suppress(ConnectionLost, TimeoutError):
@@ -264,6 +269,16 @@ class MqttService:
         finally:
             self.online.clear()
             self.state = "draining" if self._draining else "offline"
+
+    @contextlib.asynccontextmanager
+    async def _sender(self, connection: Connection) -> AsyncGenerator[Connection, None]:
+        """What is sent over: a connection of its own, unless the configuration says otherwise."""
+        if not self.config.send_apart:
+            yield connection
+            return
+        endpoint = self._endpoint(f"{self.client_id}-send", 0)
+        async with connected(endpoint, None, 0, self._count_drop) as sender:
+            yield sender
 
     async def _subscribed(self, connection: Connection) -> list[Incoming]:
         """Subscribe, and look whether another node uses our names, before saying anything."""
@@ -406,4 +421,18 @@ def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
     found: list[BaseException] = []
     for error in group.exceptions:
         found.append(_first(error) if isinstance(error, BaseExceptionGroup) else error)
-    return next((e for e in found if isinstance(e, TakenOver)), found[0])
+    return next((e for e in found if isinstance(e, TakenOver) or _is_taken_over(e)), found[0])
+
+
+def _is_taken_over(error: BaseException) -> bool:
+    return isinstance(error, ConnectionLost) and error.taken_over
+
+
+async def _lost(sender: Connection) -> None:
+    """Raise ConnectionLost once the connection that is only sent over breaks. Whoever takes it over
+    is not another node: that one would have taken the main one before.
+    """
+    try:
+        await sender.lost()
+    except ConnectionLost as lost:
+        raise ConnectionLost(f"the connection for sending: {lost}") from None

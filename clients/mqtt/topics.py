@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 PREFIX_PATTERN = r"^[A-Za-z0-9_.-]{1,64}(/[A-Za-z0-9_.-]{1,64}){0,3}$"
 CAMERA = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
@@ -50,6 +51,7 @@ class Topics:
         self.events = f"{prefix}/events"
         own = (f"{prefix}/+/answer/", f"{prefix}/node/reply/+/")
         self._replies = [_Reply(pattern, pattern in own[:1]) for pattern in (*own, *reply_prefixes)]
+        self._known_repliers = lru_cache(maxsize=1024)(self._replier)  # asked at every message
 
     @property
     def commands(self) -> list[tuple[str, int]]:
@@ -86,6 +88,9 @@ class Topics:
 
     def replier(self, topic: str) -> str | None:
         """The client that reads ``topic`` (empty: whoever); None where no answer may go there."""
+        return self._known_repliers(topic)
+
+    def _replier(self, topic: str) -> str | None:
         if not topic or len(topic.encode("utf-8", "replace")) > LONGEST_TOPIC_BYTES:
             return None
         if any(c in "+#\0" or "\ud800" <= c <= "\udfff" for c in topic):

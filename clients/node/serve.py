@@ -39,6 +39,10 @@ from runtime.node import CameraSpec, Node
 
 DRAIN_S = 3.0
 """Given to answers in progress; closing everything takes up to 2 s more."""
+SWITCH_S = 0.0005
+"""The loop is woken by the model thread while that computes on, and the model thread waits for the
+loop: at Python's 5 ms each of the few steps to the socket may wait so long for the interpreter.
+"""
 _log = structlog.get_logger("omnidrop")
 
 
@@ -77,6 +81,7 @@ def serve(
     for advice in advices(config):
         _log.warning(advice)
     with _only_one(config):
+        sys.setswitchinterval(SWITCH_S)
         asyncio.run(_Serving(path, flags, config, notifier or Notifier()).run())
     if own_process:  # taking torch down takes seconds, and nothing is left to be written
         sys.stderr.flush()

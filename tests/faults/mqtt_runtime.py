@@ -16,6 +16,7 @@ from typing import Any
 
 from clients.mqtt.config import MqttConfig
 from clients.mqtt.service import MqttService
+from clients.node.serve import SWITCH_S
 from omnidrop_stream.config import make_config
 from runtime.journal import Journal
 from runtime.node import CameraSpec, Node
@@ -50,7 +51,5 @@ async def serve(settings: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    # The loop is woken by the model thread while that computes on: at Python's 5 ms each of the
-    # few steps to the socket may wait so long for the interpreter.
-    sys.setswitchinterval(0.0005)
+    sys.setswitchinterval(SWITCH_S)
     asyncio.run(serve(json.loads(sys.argv[1])))

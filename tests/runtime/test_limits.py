@@ -36,6 +36,20 @@ def test_where_refused_attempts_count_who_does_not_wait_gets_nothing():
     assert limits.wait_s("flood", queries=1) <= 21 / 5.0 + 1e-9
 
 
+@pytest.mark.parametrize("attempts", [1, 5, 100])
+def test_where_all_limits_are_used_up_an_attempt_counts_as_a_refused_one_does(attempts: int):
+    of = {"queries": Limit(1.0, 3, strict=True), "refusals": Limit(1.0, 1)}
+    looked, taken = Limits(of, Clock()), Limits(of, Clock())
+    for limits in (looked, taken):
+        limits.take("a", queries=3)
+        assert not limits.exhausted("a", "queries", "refusals")
+        limits.take("a", refusals=1)
+    for _ in range(attempts):
+        assert looked.exhausted("a", "queries", "refusals")
+        taken.take("a", queries=1)
+    assert looked.wait_s("a", queries=1) == taken.wait_s("a", queries=1)
+
+
 def test_clients_do_not_share_a_bucket():
     limits = Limits({"queries": Limit(1.0, 1)}, Clock())
     assert limits.take("a", queries=1) == 0.0

@@ -12,7 +12,7 @@ import pytest
 
 from clients.mqtt.service import MqttService
 from runtime.journal import Journal
-from tests.clients.mqtt.broker import Broker
+from tests.clients.mqtt.broker import ACCOUNTS, Broker
 from tests.clients.mqtt.conftest import mqtt_config, serving, until
 from tests.clients.mqtt.device import Device
 from tests.clients.mqtt.fake_node import FakeNode
@@ -266,3 +266,36 @@ async def test_no_secret_of_the_node_is_in_anything_it_sends(
     assert b"hunter2" not in sent
     assert b"node-secret" not in sent
     assert json.dumps(node.stats.snapshot()).find("hunter2") == -1
+
+
+# -- the connection for sending
+
+
+async def test_answers_go_over_a_connection_of_their_own(broker: Broker, service: MqttService):
+    assert f" as {service.client_id}-send " in broker.log
+
+
+async def test_where_a_user_may_connect_only_once_questions_are_answered_all_the_same(
+    broker: Broker, node: FakeNode, tmp_path: Path
+):
+    config = mqtt_config(broker, send_apart=False)
+    async with serving(node, config, tmp_path / "j.db"), Device(broker.port) as device:
+        await device.listen("omnidrop/node/reply/lamp/#")
+        await device.send(ASK, {"id": "q1", "text": "one"}, MINE)
+        assert (await device.ended("q1"))["type"] == "final"
+    assert f" as {config.client_id}-send " not in broker.log
+
+
+async def test_a_connection_for_sending_that_breaks_is_made_again(
+    broker: Broker, node: FakeNode, tmp_path: Path
+):
+    config = mqtt_config(broker)
+    async with serving(node, config, tmp_path / "j.db", draw=lambda: 0.0) as service:
+        await service.outbox.emptied()  # it has told who it is: else it would find another's word
+        id_, user, password = f"{config.client_id}-send", "omnidrop", ACCOUNTS["omnidrop"]
+        async with Device(broker.port, user, password, identifier=id_):  # takes it over
+            await until(lambda: service.outbox._stats.counter("mqtt.lost") == 1)
+        async with Device(broker.port) as device:
+            await device.listen("omnidrop/node/reply/lamp/#")
+            await device.send(ASK, {"id": "q1", "text": "one"}, MINE)
+            assert (await device.ended("q1"))["type"] == "final"
