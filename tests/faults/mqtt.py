@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from tests.faults.mqtt_crash import broker_killed
+from tests.faults.mqtt_idle import idle_processor
 from tests.faults.mqtt_load import bad_messages, cancel_storm, first_delta_overhead, flood
 from tests.faults.report import Row, Tell
 from tests.faults.scale import Scale
@@ -26,6 +27,7 @@ def run(tell: Tell, scale: Scale) -> None:
     _flooded(tell, flood(blocks=scale.pick(5, 1), questions=scale.pick(20, 10)))
     _bad(tell, bad_messages(scale.pick(10_000, 500), scale.pick(10, 1)))
     _cancelled(tell, cancel_storm(scale.pick(1000, 30)))
+    _idle(tell, idle_processor(4, scale.pick(60, 5), scale.pick(40, 5)))
     added = first_delta_overhead(scale.pick(200, 30))
     tell(
         Row(
@@ -90,6 +92,21 @@ def _cancelled(tell: Tell, found: dict[str, Any]) -> None:
             f"{late} decode steps after at most; trunk {'equal' if same else 'DIFFERS'}",
             "1 step; equal",
             late <= 1 and same and not found["answers_left"],
+            found,
+        )
+    )
+
+
+def _idle(tell: Tell, found: dict[str, Any]) -> None:
+    width, height, fps = found["picture"]
+    tell(
+        Row(
+            f"node with {found['cameras']} RTSP cameras ({width}x{height}, {fps} fps) and no "
+            f"question, {found['seconds']:.0f} s",
+            f"{found['processor_percent_of_one_core']} % of one core "
+            f"({found['processor_ms_per_camera_and_chunk']} ms for each camera and chunk)",
+            "published",
+            True,
             found,
         )
     )

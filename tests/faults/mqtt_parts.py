@@ -88,6 +88,11 @@ class Runtime:
         assert out.readline() == "ready\n", self.output.read_text()[-2000:]
 
     @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    @property
     def alive(self) -> bool:
         return self._process is not None and self._process.poll() is None
 

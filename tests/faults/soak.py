@@ -206,6 +206,10 @@ class Soak:
     async def _sample(self, sessions: list[StreamSession], over: asyncio.Event) -> None:
         told_s = 0.0
         while not await _set_within(over, SAMPLE_EVERY_S):
+            # An answer in progress holds some 14 MiB: how often a sample meets one is how busy the
+            # machine is, and no growth.
+            while self._meter.asked != self._meter.answered:  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
             now_s = time.monotonic() - self._began_s
             sizes = measure.resident_mib(), measure.allocated_mib()
             self._memory.append((now_s, *sizes))
@@ -298,7 +302,8 @@ def slope_row(samples: Sequence[tuple[float, float, float]], from_s: float) -> R
     sizes = [mib for _, mib, _ in samples] or [math.nan]
     return Row(
         f"memory slope over the second half, from minute {from_s / 60:.0f} on: least squares over "
-        "means of a minute; one-sided 95 % bound, corrected for autocorrelation",
+        "means of a minute, sampled between answers; one-sided 95 % bound, corrected for "
+        "autocorrelation",
         f"{slope:.2f} MiB/h, upper bound {bound:.2f} MiB/h{'' if math.isnan(own_slope) else own}; "
         f"resident at first {sizes[0]:.0f}, at half {resident[0] if resident else math.nan:.0f}, "
         f"at the end {sizes[-1]:.0f} MiB",
