@@ -19,14 +19,7 @@ from clients.mqtt.fair import FairQueue
 from clients.mqtt.messages import Incoming, Outgoing
 from clients.mqtt.outbox import Outbox
 from clients.mqtt.reading import CODES, Refused, Shape, depth, read_json
-from clients.mqtt.requests import (
-    Kept,
-    QueryMessage,
-    Question,
-    early_owner,
-    early_route,
-    parse_query,
-)
+from clients.mqtt.requests import Kept, QueryMessage, Question, parse_query
 from clients.mqtt.topics import Command, Topics
 from omnidrop_stream.config import DecodeConfig
 from runtime.stats import Stats
@@ -99,22 +92,6 @@ def test_no_text_as_a_topic_breaks_anything(topic: str):
 
 
 # -- messages
-
-
-@given(
-    rest=st.sampled_from(["", "lamp", "bad name"]),
-    reply_to=st.sampled_from(
-        ["", "devices/lamp/x", "devices/bell/x", "site/eye/door/answer/1", "other/x"]
-    ),
-    client=st.sampled_from([None, "lamp", "bad name"]),
-)
-def test_the_quick_look_at_who_asks_finds_whom_the_whole_one_finds(
-    rest: str, reply_to: str, client: str | None
-):
-    named = () if client is None else (("client", client),)
-    message, command = came(b"{}", reply_to=reply_to, properties=named), Command("d", "query", rest)
-    found, whole = early_owner(message, command, TOPICS), early_route(message, command, TOPICS)
-    assert found == whole[0] or whole[1] is None  # the whole one refuses the bad name before
 
 
 def outcome(message: Incoming) -> Question | Refused:
