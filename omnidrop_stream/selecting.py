@@ -75,9 +75,13 @@ def selected(
 
 
 def _saliency(segment: Segment) -> torch.Tensor:
+    """Attention received, summed over the block's rows as the peers sum it: as a mean over rows a
+    short block's tokens, with fewer to share it, would outdo those of whole ones.
+    """
     known = segment.tokens.saliency
-    empty = torch.zeros(segment.count, device=segment.tokens.embeds.device)
-    return empty if known is None else known
+    if known is None:
+        return torch.zeros(segment.count, device=segment.tokens.embeds.device)
+    return known * (segment.tokens.modality == int(Modality.AUDIO)).sum()
 
 
 def _with(segment: Segment, embeds: torch.Tensor) -> Segment:

@@ -188,3 +188,22 @@ def test_the_fast_engine_answers_as_the_plain_one_does(model, chunks, policy):
     fast = small_model(layers=LAYERS, seed=1, engine="fast")
     quick, plain = (answered(opened(m, chunks[:3], policy)) for m in (fast, model))
     assert (quick.text, quick.tokens) == (plain.text, plain.tokens)
+
+
+FREE = [name for name in PACED if not make_policy(name).requires_depth_zero]
+
+
+@pytest.fixture(scope="module")
+def deep(model, chunks):
+    """The streams of all depths for policies that allow them."""
+    return {depth: opened(model, chunks[:4], "intra-only", depth) for depth in (6, LAYERS)}
+
+
+@pytest.mark.parametrize("depth", [6, LAYERS])
+@pytest.mark.parametrize("policy", FREE)
+def test_a_policy_that_allows_a_head_start_answers_behind_any(deep, policy, depth):
+    answer = answered(deep[depth], pruning=PruningConfig(policy=policy, retention=0.42))
+    held = [row.video + row.audio for row in answer.tokens.per_layer]
+    assert answer.label == ("read_side" if depth == LAYERS else "catch_up")
+    assert held == sorted(held, reverse=True)
+    assert held[-1] < held[0] == answer.tokens.entering
