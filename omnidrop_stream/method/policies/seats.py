@@ -2,7 +2,7 @@
 
 In words. Nothing leaves in the shallow layers. In the middle ones three cuts, each deeper than the
 last in the proportions 1 : e : e^2, keep what the *last text token* attends to; the tokens to keep
-are shared out first over time windows (by a softmax, at temperature 0.3, of the mean score of a
+are shared out first over time windows (by a softmax, at temperature 0.1, of the mean score of a
 window's video and of its audio), then in a window over its modalities. Before a late layer *all*
 audiovisual tokens leave, from the cache of every earlier layer too: from the second token of the
 answer on, the model reads text alone. For 28 layers the cuts come after layers 15, 17, 19, and all
@@ -10,6 +10,7 @@ is gone after layer 22 (0-based).
 
 The sources leave open, and we chose:
 
+- The temperature is that of the repository's newest version; an earlier one has 0.3.
 - Other depths: the same relative depths, rounded. Where two cuts fall on one layer they are one.
 - A window is a chunk, as in the source: there a run of video between two runs of audio.
 - The score is the attention that the layer really computed. The repository projects the *output* of
@@ -37,7 +38,7 @@ from omnidrop_stream.method.policies.base import Guidance, Pace, check_counts, n
 REFERENCE_LAYERS = 28  # of Qwen2.5-Omni-7B, for which the source's configuration is written
 CUTS = (16, 18, 20)  # the first layers, 0-based, that see fewer tokens
 LATE = 23  # the first layer that sees none
-TEMPERATURE = 0.3
+TEMPERATURE = 0.1
 
 
 def cut_layers(n_layers: int) -> tuple[int, ...]:
