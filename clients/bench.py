@@ -179,6 +179,9 @@ def watches(
 def streams(
     model: Annotated[str | None, typer.Option(help="Hub id or folder.", metavar="ID")] = None,
     config: Annotated[Path | None, typer.Option(help="A YAML file.")] = None,
+    engine: Annotated[
+        str | None, typer.Option(help="plain or fast: how states are kept and read.")
+    ] = None,
     streams: Annotated[str, typer.Option(help="Numbers of streams.")] = "8,16,32,48,64",
     depths: Annotated[
         str, typer.Option(help="Prefill depths: numbers, exact, auto, half, read_side.")
@@ -199,4 +202,6 @@ def streams(
 
     if quick:
         streams, depths, seconds, window = "2", "exact", 6.0, 4
-    measure(model, config, streams, depths, seconds, window, ask_every, all_rows, json, markdown)
+    measure(
+        model, config, engine, streams, depths, seconds, window, ask_every, all_rows, json, markdown
+    )

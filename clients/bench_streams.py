@@ -21,6 +21,7 @@ NAMES: dict[str, DepthName] = {
 def measure(
     model: str | None,
     config: Path | None,
+    engine: str | None,
     streams: str,
     depths: str,
     seconds: float,
@@ -46,7 +47,7 @@ def measure(
         stop_when_late=not all_rows,
     )
     text = ""
-    for report in run_streams(bench, _settings(config, model), tell=terminal.complain):
+    for report in run_streams(bench, _settings(config, model, engine), tell=terminal.complain):
         text = to_markdown(report)
         if json is not None:
             json.write_text(dumps(report, indent=1) + "\n", encoding="utf-8")
@@ -75,9 +76,10 @@ def _depth(text: str) -> int | DepthName:
     return NAMES[text]
 
 
-def _settings(path: Path | None, model: str | None) -> Config:
+def _settings(path: Path | None, model: str | None, engine: str | None) -> Config:
     from runtime.models import default_model
 
     base = load_config(path) if path is not None else Config()
     name = model or (base.model.model if "model" in base.model.model_fields_set else None)
-    return merged(base, {"model": {"model": name or default_model()}}, ORIGIN)
+    given = {"model": name or default_model(), **({"engine": engine} if engine else {})}
+    return merged(base, {"model": given}, ORIGIN)

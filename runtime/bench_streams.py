@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from statistics import mean
 from typing import Any
 
@@ -28,9 +29,11 @@ from omnidrop_stream.errors import OmniDropError
 from omnidrop_stream.lab.bench_cost import conditions
 from omnidrop_stream.model.base import OmniModel
 from omnidrop_stream.model.load import pick_device
+from omnidrop_stream.model.towers import EncodeRequest
 from omnidrop_stream.plan import intra_for
 from omnidrop_stream.stream import OmniStream
-from omnidrop_stream.types import CHUNK_SECONDS, Query, StreamKind
+from omnidrop_stream.types import CHUNK_SECONDS, Chunk, Query, StreamKind
+from omnidrop_stream.wanted import Wanted
 from runtime.answers import Answers
 from runtime.asking import within_reach
 from runtime.capture import CaptureThread
@@ -118,6 +121,7 @@ def run_streams(
     config = _with_window(model, config, worlds[0], bench.window)
     report: dict[str, Any] = {
         "model": config.model.model,
+        "engine": config.model.engine,
         **conditions(pick_device(config.model.device)),
         "options": {
             "seconds": bench.seconds,
@@ -247,6 +251,7 @@ async def _measured(
     config = merged(config, {"stream": {"prefill_depth": depth}})
     loop, draw = asyncio.get_running_loop(), random.Random(bench.seed)
     go = threading.Event()
+    encoded: list[dict[int, Any]] = [{} for _ in worlds]
 
     def post(call: Callable[..., Any], *values: Any) -> None:
         loop.call_soon_threadsafe(call, *values)
@@ -256,8 +261,8 @@ async def _measured(
         try:
             for number in range(count):
                 world = worlds[number % len(worlds)]
-                made = worker.call(lambda world=world: _filled(model, config, world))  # type: ignore[misc]
-                stream = await asyncio.wrap_future(made)
+                fill = partial(_filled, model, config, world, encoded[number % len(worlds)])
+                stream = await asyncio.wrap_future(worker.call(fill))
                 phase_s = draw.uniform(0.0, CHUNK_SECONDS)
                 lives.append(_Live(worker, stream, world, go, phase_s, post))
             before = worker.stats.counter("rounds.chunk"), worker.stats.counter("served.chunk")
@@ -295,11 +300,43 @@ async def _measured(
                 await asyncio.to_thread(live.capture.join, 2.0)
 
 
-def _filled(model: OmniModel, config: Config, world: Material) -> OmniStream:
+def _filled(
+    model: OmniModel, config: Config, world: Material, encoded: dict[int, Any]
+) -> OmniStream:
+    """A stream that has seen what was before. The towers' results for one world are kept in
+    ``encoded``, so that they run once for all of its streams; the layers run for each.
+    """
     stream = OmniStream(model, config)
     for chunk in world.before:
-        stream.push(chunk)
+        _push(stream, chunk, encoded)
     return stream
+
+
+def _push(stream: OmniStream, chunk: Chunk, encoded: dict[int, Any]) -> None:
+    turns = stream.push_together(chunk)
+    result: Any = None
+    while True:
+        try:
+            event = turns.send(result)
+        except StopIteration:
+            return
+        result = None
+        if isinstance(event, Wanted):
+            encodes = isinstance(event.request, EncodeRequest)
+            result = encoded.get(chunk.index) if encodes else None
+            if result is None:
+                result = _result_of(event)
+            if encodes:
+                encoded[chunk.index] = result
+
+
+def _result_of(wanted: Wanted) -> Any:
+    turns = wanted.plain(wanted.request)
+    while True:
+        try:
+            next(turns)
+        except StopIteration as done:
+            return done.value
 
 
 async def _ask_while_they_play(

@@ -46,8 +46,8 @@ def to_markdown(report: dict[str, Any]) -> str:
         "",
         f"- {told['device']}, {told['cores']} cores, {told['threads']} thread(s) of torch; Python "
         f"{told['python']}, {versions}; commit {told['commit']}; {told['date']}",
-        f"- model {told['model']}; {options['seconds']:g} s for each row; windows of "
-        f"{options['window_chunks']} chunks (budget {options['budget_tokens']} tokens)",
+        f"- model {told['model']}, engine {told['engine']}; {options['seconds']:g} s for each row; "
+        f"windows of {options['window_chunks']} chunks (budget {options['budget_tokens']} tokens)",
         f"- {options['worlds']} worlds (picture and sound), each played by as many streams as need "
         f"be, at random phases; a question to a random stream every {options['ask_every_s']:g} s, "
         f"answers of at most {options['answer_tokens_at_most']} tokens",
