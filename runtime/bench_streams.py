@@ -21,6 +21,7 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from statistics import mean
 from typing import Any
 
@@ -29,20 +30,12 @@ from omnidrop_stream.errors import OmniDropError
 from omnidrop_stream.lab.bench_cost import conditions
 from omnidrop_stream.model.base import OmniModel
 from omnidrop_stream.model.load import pick_device
-from omnidrop_stream.model.towers import EncodeRequest
-from omnidrop_stream.plan import intra_for
 from omnidrop_stream.stream import OmniStream
-from omnidrop_stream.types import CHUNK_SECONDS, Chunk, Query, StreamKind
-from omnidrop_stream.wanted import Wanted
-from runtime.answers import Answers
+from omnidrop_stream.types import CHUNK_SECONDS
 from runtime.asking import within_reach
-from runtime.capture import CaptureThread
-from runtime.feed import ChunkFeed
+from runtime.bench_streams_live import Live, filled
 from runtime.models import load
-from runtime.overload import steps_for
-from runtime.replay import Material, ReplaySource, render
-from runtime.sources.pacing import Paced
-from runtime.stats import Stats
+from runtime.replay import Material, render
 from runtime.worker import ModelWorker
 
 QUESTIONS = ("What happened?", "What could be seen?", "What could be heard?", "What was it last?")
@@ -95,6 +88,8 @@ class Row:
     """The model thread's time for chunks, by their measured cost."""
     processor_share: float
     """Of all cores, this process, everything included."""
+    starved_share: float
+    """The model thread was ready to go on, and other programs had the processors; nan: not told."""
     chunks_together: float
     """Chunks in work in a turn of the towers or of a layer, mean."""
     window_chunks: float
@@ -158,79 +153,6 @@ def _with_window(model: OmniModel, config: Config, world: Material, window: int)
     return merged(config, {"stream": {"budget_tokens": max(1, tokens)}})
 
 
-class _Live:
-    """One stream with its capture thread."""
-
-    def __init__(
-        self,
-        worker: ModelWorker,
-        stream: OmniStream,
-        world: Material,
-        go: threading.Event,
-        phase_s: float,
-        post: Callable[..., None],
-    ) -> None:
-        self.stats = Stats()
-        self.stream = stream
-        self.ended = asyncio.Event()
-        self.errors: list[BaseException] = []
-        self._taken = asyncio.Event()
-        self.feed = ChunkFeed(
-            self.stats,
-            worker.wake,
-            on_commit=lambda _: post(self._taken.set),
-            on_error=lambda error: post(self._fail, error),
-        )
-        settings, intra = stream.config.stream, stream.config.intra
-        merging = intra_for(stream.config.pruning, intra).enabled
-        self.feed.attach(stream, steps_for(settings.kind, settings.fps, merging=merging))
-        worker.add_feed(self.feed)
-        self.capture = CaptureThread(
-            Paced(ReplaySource(world.items, world.info, go, phase_s)),
-            self.feed,
-            self.stats,
-            fps=settings.fps,
-            drop_when_full=True,
-            on_open=lambda _: None,
-            on_end=lambda error: post(self._end, error),
-            kind=StreamKind.AV,
-        )
-        self.answers = Answers(worker, self.stats, post, self._open_chunk)
-        self.capture.start()
-
-    def _end(self, error: BaseException | None) -> None:
-        if error is not None:
-            self.errors.append(error)
-        self.ended.set()
-
-    def _fail(self, error: BaseException) -> None:
-        self.errors.append(error)
-        self._taken.set()
-
-    def _open_chunk(self) -> Any:
-        chunk = self.capture.open_chunk() if self.feed.idle else None
-        return self.feed.lightened(chunk) if chunk is not None else None
-
-    async def ask(self, text: str, number: int) -> float:
-        """Milliseconds from the question until its first token was here; the answer is read to its
-        end.
-        """
-        query = Query(text, f"q{number}", self.capture.stream_time_s())
-        config, asked_s, first_ms = self.stream.config, time.perf_counter(), math.nan
-        async for _ in self.answers.ask(self.stream, query, config.pruning, config.decode):
-            if math.isnan(first_ms):
-                first_ms = (time.perf_counter() - asked_s) * 1e3
-        return first_ms
-
-    async def drained(self) -> None:
-        """Until the source has ended and everything of it is in the trunk."""
-        await self.ended.wait()
-        while not self.feed.idle and not self.errors:
-            self._taken.clear()
-            if not self.feed.idle:
-                await self._taken.wait()
-
-
 @contextmanager
 def _running(worker: ModelWorker) -> Iterator[ModelWorker]:
     worker.start()
@@ -257,21 +179,24 @@ async def _measured(
         loop.call_soon_threadsafe(call, *values)
 
     with _running(ModelWorker()) as worker:
-        lives: list[_Live] = []
+        lives: list[Live] = []
         try:
             for number in range(count):
                 world = worlds[number % len(worlds)]
-                fill = partial(_filled, model, config, world, encoded[number % len(worlds)])
+                fill = partial(filled, model, config, world, encoded[number % len(worlds)])
                 stream = await asyncio.wrap_future(worker.call(fill))
                 phase_s = draw.uniform(0.0, CHUNK_SECONDS)
-                lives.append(_Live(worker, stream, world, go, phase_s, post))
+                lives.append(Live(worker, stream, world, go, phase_s, post))
             before = worker.stats.counter("rounds.chunk"), worker.stats.counter("served.chunk")
             load_average = _load_average()
+            thread = await asyncio.wrap_future(worker.call(threading.get_native_id))
+            starved_s = -waited_s(thread)
             wall, cpu = time.perf_counter(), time.process_time()
             go.set()
             asked = await _ask_while_they_play(lives, bench, draw)
             ttft = await _finished(asked)
             wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+            starved_s += waited_s(thread)
             for live in lives:
                 await asyncio.wait_for(live.drained(), bench.seconds + DRAIN_S)
             errors = [error for live in lives for error in live.errors]
@@ -286,6 +211,7 @@ async def _measured(
                 len(asked),
                 worker.load.now().chunks,
                 cpu / wall,
+                starved_s / wall,
                 served / max(1, rounds),
                 load_average,
             )
@@ -300,47 +226,8 @@ async def _measured(
                 await asyncio.to_thread(live.capture.join, 2.0)
 
 
-def _filled(
-    model: OmniModel, config: Config, world: Material, encoded: dict[int, Any]
-) -> OmniStream:
-    """A stream that has seen what was before. The towers' results for one world are kept in
-    ``encoded``, so that they run once for all of its streams; the layers run for each.
-    """
-    stream = OmniStream(model, config)
-    for chunk in world.before:
-        _push(stream, chunk, encoded)
-    return stream
-
-
-def _push(stream: OmniStream, chunk: Chunk, encoded: dict[int, Any]) -> None:
-    turns = stream.push_together(chunk)
-    result: Any = None
-    while True:
-        try:
-            event = turns.send(result)
-        except StopIteration:
-            return
-        result = None
-        if isinstance(event, Wanted):
-            encodes = isinstance(event.request, EncodeRequest)
-            result = encoded.get(chunk.index) if encodes else None
-            if result is None:
-                result = _result_of(event)
-            if encodes:
-                encoded[chunk.index] = result
-
-
-def _result_of(wanted: Wanted) -> Any:
-    turns = wanted.plain(wanted.request)
-    while True:
-        try:
-            next(turns)
-        except StopIteration as done:
-            return done.value
-
-
 async def _ask_while_they_play(
-    lives: list[_Live], bench: StreamsBench, draw: random.Random
+    lives: list[Live], bench: StreamsBench, draw: random.Random
 ) -> list[asyncio.Task[float]]:
     asked: list[asyncio.Task[float]] = []
     began = time.monotonic()
@@ -367,12 +254,13 @@ async def _finished(asked: list[asyncio.Task[float]]) -> list[float]:
 
 
 def _row(
-    lives: list[_Live],
+    lives: list[Live],
     depth: str,
     ttft: list[float],
     questions: int,
     model_share: float,
     cores: float,
+    starved: float,
     together: float,
     load_average: float,
 ) -> Row:
@@ -401,6 +289,7 @@ def _row(
         ttft_max_ms=first[-1] if first else math.nan,
         model_share=model_share,
         processor_share=cores / (os.cpu_count() or 1),
+        starved_share=starved,
         chunks_together=together,
         window_chunks=mean(one.chunks_held for one in held),
         window_tokens=mean(one.tokens for one in held),
@@ -410,6 +299,16 @@ def _row(
 
 def _percentile(ordered: list[float], share: float) -> float:
     return ordered[math.ceil(share * len(ordered)) - 1] if ordered else math.nan
+
+
+def waited_s(thread: int, folder: Path = Path("/proc/self/task")) -> float:
+    """Seconds that a thread of ours was ready to run without a processor; nan where the system does
+    not tell.
+    """
+    try:
+        return int((folder / str(thread) / "schedstat").read_text("ascii").split()[1]) / 1e9
+    except (OSError, ValueError, IndexError):
+        return math.nan
 
 
 def _load_average() -> float:

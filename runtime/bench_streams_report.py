@@ -14,6 +14,7 @@ COLUMNS = (
     "questions (unanswered)",
     "first token ms p50 / p95 / max",
     "model thread",
+    "starved",
     "processor",
     "together",
     "load before",
@@ -25,10 +26,11 @@ LEGEND = (
     "never in the trunk. holds: neither, no step of the overload ladder, every question answered.",
     "age: from when a chunk was whole until it was in the trunk. first token: from the question "
     "until the first text was back on the event loop, waiting included.",
-    "model thread: its share of real time for chunks alone, by their measured cost. processor: "
-    "this process, capture threads and questions included, share of all cores. together: chunks "
-    "served in one turn, mean. load before: the machine's load average just before the streams "
-    "began; other programs that ran are in it.",
+    "model thread: its share of real time for chunks alone, by their measured cost (wall time). "
+    "starved: it was ready to go on and other programs had the processors: what is measured then "
+    "is less than the machine can do. processor: this process, capture threads and questions "
+    "included, share of all cores. together: chunks served in one turn, mean. load before: the "
+    "machine's load average just before the streams began.",
     "Windows are full before the clock starts. Pictures and sound were drawn before it too, so "
     "drawing is in no figure; pacing, cutting and copying of what was drawn is.",
 )
@@ -81,6 +83,7 @@ def _cells(row: dict[str, Any]) -> list[str]:
         f"{row['questions']} ({row['unanswered']})",
         three("ttft"),
         f"{row['model_share']:.0%}",
+        "-" if row["starved_share"] is None else f"{row['starved_share']:.0%}",
         f"{row['processor_share']:.0%}",
         f"{row['chunks_together']:.1f}",
         f"{row['load_average']:.1f}",

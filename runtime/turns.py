@@ -34,9 +34,9 @@ class Kind(enum.IntEnum):
 
 IN_TURN = (Kind.DECODE, Kind.WATCH)
 MOST_TOGETHER = 16
-MOST_TOGETHER_S = 0.1
-"""Work that is done together takes at most so long altogether (all its turns), where it is known
-how long it takes; one alone may take any time.
+MOST_TOGETHER_S = 0.2
+"""Work that is done together takes at most so long altogether, where it is known how long it takes:
+all its turns, the towers and each layer; one alone may take any time.
 """
 QUESTIONS_SHARE = 0.5
 """Share of a period in which no chunk that waits is called late."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from dataclasses import replace
 
@@ -13,7 +14,7 @@ from clients.bench import app
 from omnidrop_stream.chunker import Chunker, ChunkerSettings
 from omnidrop_stream.errors import UsageError
 from omnidrop_stream.types import StreamKind
-from runtime.bench_streams import Row, StreamsBench, run_streams
+from runtime.bench_streams import Row, StreamsBench, run_streams, waited_s
 from runtime.bench_streams_report import COLUMNS, to_markdown
 from runtime.replay import ReplaySource, render
 from runtime.sources.world import WorldSource
@@ -23,8 +24,8 @@ from tests.streams import same
 ROW = Row(
     streams=2, depth="exact", layers=1, chunks=4, late=0, dropped=0, ladder=0, questions=1,
     unanswered=0, age_p50_ms=1.0, age_p95_ms=1.0, age_max_ms=1.0, ttft_p50_ms=1.0,
-    ttft_p95_ms=1.0, ttft_max_ms=1.0, model_share=0.1, processor_share=0.1, chunks_together=1.0,
-    window_chunks=2, window_tokens=100, load_average=0.0,
+    ttft_p95_ms=1.0, ttft_max_ms=1.0, model_share=0.1, processor_share=0.1, starved_share=0.0,
+    chunks_together=1.0, window_chunks=2, window_tokens=100, load_average=0.0,
 )  # fmt: skip
 
 
@@ -55,6 +56,13 @@ def test_a_replay_begins_when_it_is_let_and_ends_when_it_is_stopped():
 def test_a_number_holds_only_where_nothing_was_late_dropped_lightened_or_unanswered(what):
     assert ROW.holds
     assert not replace(ROW, **{what: 1}).holds
+
+
+def test_how_long_a_thread_waited_for_a_processor_is_read_where_the_system_tells(tmp_path):
+    (tmp_path / "17").mkdir()
+    (tmp_path / "17" / "schedstat").write_text("5000000000 2500000000 42\n")
+    assert waited_s(17, tmp_path) == 2.5
+    assert math.isnan(waited_s(18, tmp_path))
 
 
 def test_streams_are_played_asked_and_counted():

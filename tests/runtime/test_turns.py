@@ -147,7 +147,7 @@ def test_what_has_no_group_goes_alone():
 
 
 def test_together_they_take_no_longer_than_a_question_would_notice():
-    work = [needing(0.04, 9.0 + n / 100, group="begin") for n in range(5)]
+    work = [needing(0.08, 9.0 + n / 100, group="begin") for n in range(5)]
     assert choose_together(work, now=10.0) == (0, 1)
     slow = [needing(0.4, 9.0 + n / 100, group="begin") for n in range(5)]
     assert choose_together(slow, now=10.0) == (0,)
