@@ -16,7 +16,7 @@ import torch
 from omnidrop_stream.cache import Segment
 from omnidrop_stream.model.base import ModelSpec, Prompt, Question
 from omnidrop_stream.model.decoder import Decoder, Projected
-from omnidrop_stream.model.fork import Fork, LayerStore
+from omnidrop_stream.model.fork import Fork, LayerStore, Read
 from omnidrop_stream.model.paged import PagedTrunk
 from omnidrop_stream.model.partial import Piece, attend, grouped
 from omnidrop_stream.model.prefill import AnyTrunk, PrunedPrefill
@@ -71,38 +71,50 @@ class FastPrefill(PrunedPrefill):
         if layer >= self._question.depth:
             return super()._read(layer, n, leaving)
         new = self._decoder.project(layer, self._text, self._text_angles)
-        pieces = self._pieces(layer, n, new)
+        pieces, order = self._pieces(layer, n, new)
         late, weights = self._weights(layer, n, leaving)
         out, received = attend(pieces, weights)
-        self._text = self._decoder.finish(layer, self._text, out.reshape(new.q.shape))
+        last = slice(-1, None) if layer + 1 == self._decoder.n_layers else slice(None)
+        attended = out.reshape(new.q.shape)[:, last]
+        self._text = self._decoder.finish(layer, self._text[last], attended)
         if weights is None:
             return None
-        columns = self._columns(layer, n, received)
+        columns = torch.cat(received[1:-1], dim=1)
+        columns = columns if order is None else columns[:, order]
         if late:
             self._evidence[self._visible] += columns[0]
         return columns[-1] if leaving else None
 
-    def _pieces(self, layer: int, n: int, new: Projected) -> list[Piece]:
-        """What the layer sees: the answer's own rows before the text, the trunk's, the text."""
-        prompt = self._paged.prompt_rows(layer)
-        copied = n if n < self._whole else 0
-        front = prompt.shape[0] + copied
-        text = new.k.shape[1]
+    def _pieces(
+        self, layer: int, n: int, new: Projected
+    ) -> tuple[list[Piece], torch.Tensor | None]:
+        """What the layer sees: prompt, block, text; and the place of each visible token among the
+        block's keys (None: in order).
+        """
+        prompt, text = self._paged.prompt_rows(layer), new.k.shape[1]
+        front = prompt.shape[0]
         rows = prompt.new_empty(front + text + self._question.max_new_tokens, *prompt.shape[1:])
-        rows[: prompt.shape[0]] = prompt
-        if copied:
-            self._paged.gather(layer, self._visible, rows[prompt.shape[0] : front])
+        rows[:front] = prompt
         rows[front : front + text, 0] = rotate(new.k, self._text_angles).transpose(0, 1)
         rows[front : front + text, 1] = new.v.transpose(0, 1)
-        reads = self._paged.reads(layer) if n and not copied else []
         keys, values = rows[:, 0].transpose(0, 1), rows[:, 1].transpose(0, 1)
+        reads, order = self._block_reads(layer, n)
         self._stores.append(LayerStore.over(keys, values, front + text, reads))
         own, behind = grouped(new.q, self._shared), slice(front, front + text)
-        return [
+        pieces = [
             Piece(own, keys[:, :front], values[:, :front]),
             *(read.piece(new.q) for read in reads),
             Piece(own, keys[:, behind], values[:, behind], self._causal),
         ]
+        return pieces, order
+
+    def _block_reads(self, layer: int, n: int) -> tuple[list[Read], torch.Tensor | None]:
+        if not n:
+            return [], None
+        if n < self._whole:
+            return self._paged.gather(layer, self._visible)
+        order = self._paged.section(layer).order
+        return self._paged.reads(layer), order.to(self._visible.device)
 
     def _weights(self, layer: int, n: int, leaving: int) -> tuple[bool, torch.Tensor | None]:
         """Rows [W, M] that Eq. 5 averages over: for the evidence first, for the policy last."""
@@ -120,14 +132,6 @@ class FastPrefill(PrunedPrefill):
         for row, chosen in zip(weights, wanted, strict=True):
             row[chosen] = 1.0 / (len(chosen) * groups * self._shared)
         return late, weights.repeat(1, groups)
-
-    def _columns(self, layer: int, n: int, received: Sequence[torch.Tensor]) -> torch.Tensor:
-        """What the visible tokens received [W, n], in the stream's order."""
-        if n < self._whole:
-            first = self._paged.prompt.count
-            return received[0][:, first : first + n]
-        read = torch.cat(list(received[1:-1]), dim=1)
-        return read[:, self._paged.section(layer).order.to(read.device)]
 
     def _staying(self, gone: torch.Tensor, leaving: int) -> torch.Tensor:
         """As the base, without asking the device how many those are."""

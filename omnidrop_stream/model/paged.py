@@ -85,9 +85,8 @@ class Section:
         return _aranges(spans)
 
 
-def turn_keys(rows: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> None:
-    """Rotate the keys of ``rows`` [n, 2, H_kv, hd] in place by the angles f32 [n, hd]."""
-    keys = rows[:, 0].transpose(0, 1)
+def turn_keys(keys: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> None:
+    """Rotate ``keys`` [H_kv, n, hd] in place by the angles f32 [n, hd]."""
     keys.copy_(rotate(keys.float(), (cos, sin)))
 
 
@@ -157,11 +156,14 @@ class PagedTrunk:
         count = sum(s.count for s in self.segments)
         if visible is None:
             visible = torch.arange(count, device=self._rotary.inv_freq.device)
-        like = self.prompt_rows(layer)
-        into = like.new_empty(visible.shape[0], *like.shape[1:])
-        if count:
-            self.gather(layer, visible, into)
-        return into[:, 0].transpose(0, 1), into[:, 1].transpose(0, 1)
+        if not count:
+            empty = self.prompt_layer(layer)[0][:, :0]
+            return empty, empty
+        read = self._copied(layer, visible, None)
+        if any(self._shifts):
+            cos, sin = self._back
+            turn_keys(read.keys, cos[self._kinds[visible]], sin[self._kinds[visible]])
+        return read.keys, read.values
 
     def prompt_rows(self, layer: int) -> torch.Tensor:
         """The prompt's rotated keys and values [P, 2, H_kv, hd]."""
@@ -176,27 +178,48 @@ class PagedTrunk:
         ids = {turn: torch.tensor([[turn[0]], [turn[1]], [turn[1]]]) for turn in turns}
         return {turn: self._rotary.exact_angles(own) for turn, own in ids.items()}
 
-    def gather(self, layer: int, visible: torch.Tensor, into: torch.Tensor) -> None:
-        """Copy the ``visible`` tokens [k] of ``layer`` to ``into`` [k, 2, H_kv, hd], keys turned to
-        the window's slots.
+    def gather(self, layer: int, visible: torch.Tensor) -> tuple[list[Read], torch.Tensor | None]:
+        """Copies of the ``visible`` tokens [k] of ``layer``, and for each the place that its key
+        has among those of all reads (None: their order is kept).
+
+        On a processor the tokens are sorted by the turn that their keys want; on other devices,
+        where to count them would be to wait, their keys are turned to the window's slots instead.
         """
+        if not any(self._shifts):
+            return [self._copied(layer, visible, None)], None
+        if visible.device.type != "cpu":
+            return [Read(*self.block_layer(layer, visible))], None
+        kinds = self._kinds[visible]
+        reads, places = [], []
+        for kind, turn in enumerate(self._wanted):
+            place = (kinds == kind).nonzero()[:, 0]
+            if len(place):
+                angles = self._turns.get(turn)
+                reads.append(self._copied(layer, visible[place], angles))
+                places.append(place)
+        order = torch.empty_like(visible)
+        order[torch.cat(places)] = torch.arange(visible.shape[0])
+        return reads, order
+
+    def _copied(self, layer: int, visible: torch.Tensor, turn: Angles | None) -> Read:
         section = self.section(layer)
         if section.arena is not None:
-            rows = section.rows.to(visible.device)
-            torch.index_select(section.arena.layer(layer), 0, rows[visible], out=into)
+            rows = section.rows.to(visible.device)[visible]
+            made = section.arena.layer(layer).index_select(0, rows)
         else:
-            whole = torch.cat([band.read(layer) for band, _ in section.bands])
-            torch.index_select(whole, 0, visible, out=into)
-        if any(self._shifts):
-            cos, sin = self._back
-            kinds = self._kinds[visible]
-            turn_keys(into, cos[kinds], sin[kinds])
+            made = torch.cat([band.read(layer) for band, _ in section.bands])[visible]
+        return Read(made[:, 0].transpose(0, 1), made[:, 1].transpose(0, 1), turn)
+
+    @cached_property
+    def _wanted(self) -> list[Turn]:
+        """The turn that each of ``_kinds`` wants of a query."""
+        shifts = sorted(set(self._shifts))
+        return [(s, 0) for s in shifts] + [(s, s) for s in shifts]
 
     @cached_property
     def _back(self) -> Angles:
         """Angles f32 [kinds, hd] that take a key back to its window-relative slot."""
-        shifts = sorted(set(self._shifts))
-        ids = [(-s, 0, 0) for s in shifts] + [(-s, -s, -s) for s in shifts]
+        ids = [(-temporal, -spatial, -spatial) for temporal, spatial in self._wanted]
         return self._rotary.exact_angles(torch.tensor(ids).T)
 
     @cached_property
