@@ -59,6 +59,9 @@ def latency(
     ] = 600,
     rolling_window: Annotated[int, typer.Option(help="Chunks that both hold.")] = 32,
     rolling_rounds: Annotated[int, typer.Option(help="Rounds of that comparison.")] = 15,
+    engines: Annotated[
+        bool, typer.Option("--engines", help="Also compare the fast engine with the plain one.")
+    ] = False,
     json: Annotated[Path | None, typer.Option(help="Write the report there.")] = None,
     markdown: Annotated[Path | None, typer.Option(help="Write tables there.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda[:n].")] = None,
@@ -90,6 +93,8 @@ def latency(
         stock_repeats=stock_repeats,
         stock_seconds=stock_seconds,
         rolling=ages,
+        engines=engines,
+        engine_windows=(2, 4) if quick else (16, 32, 64, 128),
     )
     for path in (json, markdown):
         if path is not None and not path.parent.is_dir():

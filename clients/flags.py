@@ -62,6 +62,10 @@ Weights = Annotated[
     str | None,
     typer.Option("--weights", help="auto, int8 or int4: quantise the decoder, for less memory."),
 ]
+Engine = Annotated[
+    str | None,
+    typer.Option("--engine", help="fast, or plain: the slow one that it is tested against."),
+]
 Kind = Annotated[str | None, typer.Option("--stream-kind", help="av, video, audio or auto.")]
 
 # -- a running node

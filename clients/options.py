@@ -23,6 +23,7 @@ _FLAG_OF = {
     "model.dtype": "--dtype",
     "model.attention": "--attention",
     "model.weights": "--weights",
+    "model.engine": "--engine",
     "stream.budget_tokens": "--budget-tokens",
     "decode.max_tokens": "--max-tokens",
     "pruning.schedule.p_init": "--p-init",
@@ -53,6 +54,7 @@ class Flags:
     dtype: str | None = None
     attention: str | None = None
     weights: str | None = None
+    engine: str | None = None
     stream_kind: str | None = None
 
 
@@ -164,6 +166,7 @@ def settings(flags: Flags, default_model: str) -> Config:
             "dtype": flags.dtype,
             "attention": flags.attention,
             "weights": flags.weights,
+            "engine": flags.engine,
         },
         "stream": {
             "budget_tokens": flags.budget_tokens,

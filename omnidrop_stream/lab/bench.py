@@ -10,11 +10,13 @@ first token; with an open chunk ours includes its encoders, pre-processing too.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 from omnidrop_stream.lab.bench_cost import Stopwatch, conditions
+from omnidrop_stream.lab.bench_engines import measure_engines
 from omnidrop_stream.lab.bench_feed import (
     QUESTION,
     KeptTowers,
@@ -56,7 +58,12 @@ def run(settings: BenchSettings, note: Note = lambda _: None) -> Iterator[Report
     if settings.rolling is not None:
         watch = Stopwatch(device)
         rolling = measure_rolling(model, settings.config, settings.rolling, watch, note)
-        yield Report(report.conditions, report.settings, report.rows, rolling)
+        report = Report(report.conditions, report.settings, report.rows, rolling)
+        yield report
+    if settings.engines:
+        watch, windows = Stopwatch(device), settings.engine_windows
+        both = measure_engines(model, settings.config, windows, settings.repeats, watch, note)
+        yield replace(report, engines=both)
 
 
 def _told(settings: BenchSettings, model: QwenOmni) -> dict[str, Any]:

@@ -7,13 +7,16 @@ import json
 from collections.abc import Sequence
 
 from omnidrop_stream.lab.bench_cost import Ratio, Spread
+from omnidrop_stream.lab.bench_engines import HEADS, engine_cells, engine_lines
 from omnidrop_stream.lab.bench_rolling import Compared, Rolling
 from omnidrop_stream.lab.bench_types import MOMENTS, Report, Row
+from omnidrop_stream.lab.markdown import grid
 
 TITLES = {
     "boundary": "Question at a chunk boundary",
     "mid_chunk": "Question in mid-chunk (half a chunk is open)",
 }
+ENGINES_TITLE = "Both engines, side by side"
 COLUMNS = (
     "chunks",
     "path",
@@ -73,6 +76,9 @@ def to_text(report: Report) -> str:
             parts.append("\n".join([TITLES[moment], *(line.rstrip() for line in lines)]))
     if report.rolling is not None:
         parts.append("\n".join(_rolling(report.rolling)))
+    if report.engines is not None:
+        lines = ["  ".join(row) for row in (HEADS, *engine_cells(report.engines))]
+        parts.append("\n".join([ENGINES_TITLE, *lines, *engine_lines(report.engines)]))
     return "\n\n".join(parts)
 
 
@@ -89,6 +95,9 @@ def to_markdown(report: Report) -> str:
     if report.rolling is not None:
         title, *rest = _rolling(report.rolling)
         lines += [f"## {title}", "", *(f"- {text}" for text in rest), ""]
+    if report.engines is not None:
+        lines += [f"## {ENGINES_TITLE}", "", *grid(HEADS, engine_cells(report.engines))]
+        lines += [*(f"- {text}" for text in engine_lines(report.engines)), ""]
     if str(report.conditions["device"]).startswith("cpu"):
         lines += ["## On a GPU", "", NOT_MEASURED, ""]
     return "\n".join(lines)

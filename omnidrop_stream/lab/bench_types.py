@@ -8,6 +8,7 @@ from typing import Any
 from omnidrop_stream.config import Config
 from omnidrop_stream.errors import ConfigError
 from omnidrop_stream.lab.bench_cost import Ratio, Spread
+from omnidrop_stream.lab.bench_engines import Engines
 from omnidrop_stream.lab.bench_feed import WINDOW_CHUNKS
 from omnidrop_stream.lab.bench_rolling import Rolling, RollingSettings
 
@@ -31,6 +32,9 @@ class BenchSettings:
     further round of it.
     """
     rolling: RollingSettings | None = None
+    engines: bool = False
+    """Also measure both engines side by side, at ``engine_windows``."""
+    engine_windows: tuple[int, ...] = (16, 32, 64, 128)
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -80,3 +84,4 @@ class Report:
     settings: dict[str, Any]
     rows: tuple[Row, ...] = ()
     rolling: Rolling | None = None
+    engines: Engines | None = None

@@ -83,7 +83,8 @@ class FastPrefill(PrunedPrefill):
         columns = columns if order is None else columns[:, order]
         if late:
             self._evidence[self._visible] += columns[0]
-        return columns[-1] if leaving else None
+        scored = leaving and self._question.policy.guidance != "none"
+        return columns[-1] if scored else None
 
     def _pieces(
         self, layer: int, n: int, new: Projected

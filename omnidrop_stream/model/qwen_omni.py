@@ -19,7 +19,7 @@ from omnidrop_stream.model.base import (
     Question,
     States,
 )
-from omnidrop_stream.model.batch import PlainRunning, decode_batch, extend_batch
+from omnidrop_stream.model.batch import PlainRunning, Running, decode_batch, extend_batch
 from omnidrop_stream.model.decoder import Decoder
 from omnidrop_stream.model.fast import FastEngine, FastRunning
 from omnidrop_stream.model.fork import Fork
@@ -168,13 +168,17 @@ class QwenOmni:
             yield
         return States(keys, values, hidden)
 
+    def running(self, request: ExtendRequest) -> Running:
+        """A chunk ready to go through the layers, as this engine stores it."""
+        kind = PlainRunning if self._fast is None else FastRunning
+        return kind(self._decoder, self._spec, request)
+
     def extend_batch(
         self, requests: Sequence[ExtendRequest]
     ) -> Generator[None, None, list[States]]:
         """`extend` for chunks of several streams together; yields after each layer."""
-        kind = PlainRunning if self._fast is None else FastRunning
         with torch.inference_mode():
-            running = [kind(self._decoder, self._spec, one) for one in requests]
+            running = [self.running(one) for one in requests]
         return (yield from extend_batch(self._decoder, running))
 
     def pruned_prefill(

@@ -83,6 +83,7 @@ def test_a_password_is_hidden_in_json_too(ask: Omnidrop) -> None:
         (["--dtype", "int4"], "--dtype = 'int4' is not allowed"),
         (["--attention", "flash"], "use sdpa"),
         (["--weights", "int2"], "--weights = 'int2' is not allowed"),
+        (["--engine", "quick"], "--engine = 'quick' is not allowed"),
         (["--stream-kind", "smell"], "give av, video, audio or auto"),
         (["--at", "-1"], "give seconds of stream, 0 or more"),
         (["--at", "nan"], "give seconds of stream"),
