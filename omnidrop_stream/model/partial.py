@@ -16,7 +16,9 @@ from dataclasses import dataclass
 import torch
 
 BLOCK = 1024
-"""Keys at a time: their scores stay in a processor's second cache."""
+"""Keys at a time on a processor: their scores stay in its second cache."""
+WIDE_BLOCK = 16_384
+"""Keys at a time elsewhere, where every step is a launch."""
 MAX_ELEMENTS = 2**24
 """Scores in fp32 that are held at once (64 MiB); more rows take turns."""
 
@@ -48,15 +50,15 @@ def grouped(q: torch.Tensor, shared: int) -> torch.Tensor:
 
 
 def merge(outs: Sequence[torch.Tensor], lses: Sequence[torch.Tensor]) -> torch.Tensor:
-    """One softmax's result [.., M, hd] from those of its pieces and their log-sum-exps [.., M]."""
+    """One softmax's result [.., M, hd] from its pieces' and their log-sum-exps f32 [.., M]."""
     if len(outs) == 1:
         return outs[0]
     stacked = torch.stack(list(lses))
-    weights = (stacked - stacked.logsumexp(dim=0)).exp()[..., None].to(outs[0].dtype)
-    total = outs[0] * weights[0]
+    weights = (stacked - stacked.logsumexp(dim=0)).exp()[..., None]
+    total = outs[0].float() * weights[0]
     for out, weight in zip(outs[1:], weights[1:], strict=True):
-        total = torch.addcmul(total, out, weight)
-    return total
+        total = torch.addcmul(total, out.float(), weight)
+    return total.to(outs[0].dtype)
 
 
 def partial_attention(
@@ -103,9 +105,10 @@ def attend(
 
 def _blocks(pieces: Sequence[Piece]) -> Iterator[tuple[int, Piece]]:
     """Blocks of keys with the number of the piece that they belong to."""
+    size = BLOCK if pieces[0].q.device.type == "cpu" else WIDE_BLOCK
     for number, piece in enumerate(pieces):
-        for start in range(0, piece.count, BLOCK):
-            part = slice(start, start + BLOCK)
+        for start in range(0, piece.count, size):
+            part = slice(start, start + size)
             mask = None if piece.mask is None else piece.mask[:, part]
             yield number, Piece(piece.q, piece.k[:, part], piece.v[:, part], mask)
 

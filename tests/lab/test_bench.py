@@ -191,6 +191,23 @@ def test_an_old_stream_holds_what_a_young_one_holds(report):
     assert len(rolling.question_ms.old.samples) == 2
 
 
+def test_both_engines_are_measured_at_the_same_windows(config):
+    settings = BenchSettings(config, "tiny", (), 1, engines=True, engine_windows=(2, 4))
+    (report,) = run(settings)
+    rows = report.engines.rows
+    assert [(r.window, r.engine) for r in rows] == [
+        (window, engine) for window in (2, 4) for engine in ("plain", "fast")
+    ]
+    for plain, fast in zip(rows[::2], rows[1::2], strict=True):
+        assert plain.read_bytes == fast.read_bytes > 0
+        assert plain.faster.median == 1.0
+        assert len(plain.arrival_ms.samples) == len(fast.attention_ms.samples) == 4
+    assert rows[2].read_bytes > rows[0].read_bytes
+    text, markdown = to_text(report), to_markdown(report)
+    assert all(f"{row.window}  {row.engine}" in text for row in rows)
+    assert "## Both engines" in markdown
+
+
 def test_the_interval_of_a_ratio_tells_equal_from_twice_as_slow():
     same = [(float(x), 1.0) for x in (10, 11, 12, 13, 14, 15, 16)]
     twice = [(2 * wall, cpu) for wall, cpu in same]

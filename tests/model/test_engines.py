@@ -9,12 +9,14 @@ import pytest
 import torch
 
 from omnidrop_stream.cache import Paged, RowShape, Storage, lease
+from omnidrop_stream.config import ModelConfig
+from omnidrop_stream.model.load import random_model
 from omnidrop_stream.model.paged import PagedTrunk
 from omnidrop_stream.model.qwen_omni import QwenOmni
 from omnidrop_stream.model.rope import Rotary, block_positions, rotate
 from omnidrop_stream.stream import OmniStream
 from omnidrop_stream.types import Answer, Modality, Query, StreamKind
-from tests.helpers import ENGINES, make_chunks, settings, small_model
+from tests.helpers import ENGINES, make_chunks, settings, small_model, small_shape
 
 QUESTION = "what was shown?"
 CHUNKS = 10_000
@@ -91,6 +93,17 @@ def same(models, run):
 @pytest.mark.parametrize("rolling", [{}, ROLLING])
 def test_both_engines_answer_alike_also_after_evictions(models, chunks, depth, rolling):
     same(models, lambda m: asked(m, opened(m, chunks, depth, **rolling)))
+
+
+def test_in_half_the_bits_they_differ_by_rounding_alone(chunks):
+    config = ModelConfig(device="cpu", dtype="bf16")
+    model = random_model("small", small_shape(layers=4), config, 1)
+    finals, known = [], {}
+    for engine in ENGINES:
+        one = Remembering(model, engine, known)
+        finals.append(asked(one, opened(one, chunks, "read_side", **ROLLING))[1])
+    assert finals[0].std() > 0.05
+    assert (finals[0] - finals[1]).abs().max() < 0.1 * finals[0].std()
 
 
 @pytest.mark.parametrize("kind", [StreamKind.VIDEO, StreamKind.AUDIO])
