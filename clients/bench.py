@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from clients import bench_table2, terminal
+from clients import bench_tables, terminal
 from omnidrop_stream.config import Config, load_config, make_config, merged
 from omnidrop_stream.errors import UsageError
 
@@ -133,7 +133,9 @@ def _windows(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in parts)
 
 
-app.command()(bench_table2.table2)
+app.command()(bench_tables.table2)
+app.command()(bench_tables.profile)
+app.command()(bench_tables.weights)
 
 
 @app.command()

@@ -170,7 +170,7 @@ def settings(flags: Flags, default_model: str) -> Config:
         },
         "stream": {
             "budget_tokens": flags.budget_tokens,
-            "prefill_depth": _depth(flags.prefill_depth),
+            "prefill_depth": depth_named(flags.prefill_depth),
         },
         "decode": {"max_tokens": flags.max_tokens},
     }
@@ -220,7 +220,8 @@ def _said(values: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _depth(text: str | None) -> int | str | None:
+def depth_named(text: str | None) -> int | str | None:
+    """A depth as the command line writes it. Raises UsageError."""
     if text is None:
         return None
     name = {"l": "read_side", "read-side": "read_side"}.get(text.lower(), text.lower())

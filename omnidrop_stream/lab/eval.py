@@ -35,6 +35,7 @@ from omnidrop_stream.lab.eval_types import (
     Versus,
 )
 from omnidrop_stream.model.load import checkpoint_folder
+from omnidrop_stream.model.quantised import plain_tensors
 from omnidrop_stream.model.qwen_omni import QwenOmni
 from omnidrop_stream.world import QUESTION_KINDS
 
@@ -213,8 +214,9 @@ def model_hash(model: QwenOmni) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(model.thinker.state_dict().items()):
         digest.update(name.encode())
-        flat = tensor.detach().cpu().contiguous().flatten()
-        digest.update(memoryview(flat.view(torch.uint8).numpy()))
+        for plain in plain_tensors(tensor.detach()):
+            flat = plain.cpu().contiguous().flatten()
+            digest.update(flat.view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

@@ -24,7 +24,7 @@ from omnidrop_stream.model.parts import parts_of
 from omnidrop_stream.model.pixels import CLIP_MEAN, CLIP_STD, PixelSettings
 from omnidrop_stream.model.quantised import check_weights, place
 from omnidrop_stream.model.qwen_omni import Engine, QwenOmni
-from omnidrop_stream.model.shapes import Shape, byte_tokenizer, random_thinker
+from omnidrop_stream.model.shapes import Shape, byte_tokenizer, random_quantised, random_thinker
 from omnidrop_stream.model.template import ChatTemplate
 from omnidrop_stream.model.watch_words import WatchTemplates, templates_of
 from omnidrop_stream.types import StreamKind
@@ -205,9 +205,11 @@ def random_model(name: str, shape: Shape, config: ModelSettings, seed: int = 0) 
     dtype = pick_dtype(config.dtype, device)
     check_weights(config.weights, device, dtype)
     tokenizer = byte_tokenizer()
-    thinker = random_thinker(shape, tokenizer, seed, str(device), dtype)
-    if config.weights != "auto":
-        place(thinker, config.weights, device, dtype)
+    sizes = (shape, tokenizer, seed, str(device), dtype)
+    if config.weights == "auto":
+        thinker = random_thinker(*sizes)
+    else:
+        thinker = random_quantised(*sizes, config.weights)
     pixels = PixelSettings(max_tokens=shape.image_tokens)
     spec = _spec(name, thinker, tokenizer, pixels, weights=config.weights)
     return QwenOmni(thinker, tokenizer, spec, config.engine)

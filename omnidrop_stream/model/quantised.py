@@ -14,7 +14,7 @@ widened before each product, which costs time.
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -170,9 +170,17 @@ def stored_bytes(module: nn.Module) -> int:
     return sum(_tensor_bytes(t) for t in tensors.values())
 
 
-def _tensor_bytes(tensor: torch.Tensor) -> int:
-    """A quantised tensor is a wrapper around plain ones, which torch's own protocol names."""
+def plain_tensors(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
+    """What is stored: a quantised tensor is a wrapper around plain ones, which torch's own protocol
+    names.
+    """
     flatten = getattr(tensor, "__tensor_flatten__", None)
     if flatten is None:
-        return tensor.numel() * tensor.element_size()
-    return sum(_tensor_bytes(getattr(tensor, name)) for name in flatten()[0])
+        yield tensor
+        return
+    for name in flatten()[0]:
+        yield from plain_tensors(getattr(tensor, name))
+
+
+def _tensor_bytes(tensor: torch.Tensor) -> int:
+    return sum(plain.numel() * plain.element_size() for plain in plain_tensors(tensor))

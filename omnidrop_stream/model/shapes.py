@@ -20,6 +20,8 @@ from transformers.utils import logging as hf_logging
 
 from omnidrop_stream.errors import ConfigError
 from omnidrop_stream.model.build import SPECIAL_TOKENS, build_thinker, thinker_config
+from omnidrop_stream.model.parts import parts_of
+from omnidrop_stream.model.quantised import place, quantise
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +176,35 @@ def random_thinker(shape: Shape, tokenizer: Any, seed: int, device: str, dtype: 
             return build_thinker(_config(shape, tokenizer))
     finally:
         torch.set_default_dtype(default)
+
+
+def random_quantised(
+    shape: Shape, tokenizer: Any, seed: int, device: str, dtype: torch.dtype, weights: str
+) -> Any:
+    """The same with the decoder's linears as ``weights`` (int8, int4), made layer by layer: beyond
+    the result never more than one layer is held whole.
+    """
+    config = _config(shape, tokenizer)
+    text = config.text_config
+    first = replace(shape, text={**shape.text, "num_hidden_layers": 1})
+    thinker = random_thinker(first, tokenizer, seed, device, dtype)
+    layers = parts_of(thinker).text.layers
+    place(thinker, weights, torch.device(device), dtype)
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    text._attn_implementation = "sdpa"
+    try:
+        for number in range(1, int(text.num_hidden_layers)):
+            with torch.device(device):
+                layer = type(layers[0])(text, number).eval()
+            for linear in (m for m in layer.modules() if isinstance(m, torch.nn.Linear)):
+                torch.nn.init.normal_(linear.weight, std=float(text.initializer_range))
+            quantise(layer, weights)
+            layers.append(layer)
+    finally:
+        torch.set_default_dtype(default)
+    thinker.config.text_config = text
+    return thinker
 
 
 def write_checkpoint(folder: Path, shape: Shape, seed: int = 0, full_omni: bool = False) -> Path:

@@ -121,3 +121,13 @@ def test_the_same_seed_gives_the_same_answer_and_another_seed_another():
         texts.append(list(stream.ask(QUESTION))[-1].text)
     assert texts[0] == texts[1]
     assert texts[0] != texts[2]
+
+
+def test_rows_fed_forward_piece_by_piece_come_out_as_together(monkeypatch):
+    decoder = small_model()._decoder
+    hidden, attended = torch.randn(19, 64), torch.randn(4, 19, 16)
+    together = decoder.finish(1, hidden, attended)
+    monkeypatch.setattr("omnidrop_stream.model.decoder.MLP_ROWS", 7)
+    pieces = decoder.finish(1, hidden, attended)
+    assert torch.allclose(pieces, together, atol=1e-6, rtol=1e-5)
+    assert decoder.finish(1, hidden[:0], attended[:, :0]).shape == (0, 64)

@@ -1,4 +1,4 @@
-"""``omnidrop bench table2`` and ``profile``: flags, files, tables."""
+"""``omnidrop bench table2``, ``profile`` and ``weights``: flags, files, tables."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from clients import terminal
+from clients.options import depth_named
 from omnidrop_stream.config import Config, load_config, make_config, merged
 from omnidrop_stream.errors import UsageError
 
@@ -71,6 +72,81 @@ def table2(
     )
     files = Files(json, to_json, markdown, to_markdown)
     for report in run(settings, terminal.complain):
+        files.write(report)
+    terminal.write_out(files.last, end="")
+    return 0
+
+
+def profile(
+    trace: Annotated[
+        Path, typer.Option(help="The trace, for Perfetto or chrome://tracing; .gz is compressed.")
+    ] = Path("omnidrop-profile.json.gz"),
+    model: Model = None,
+    random_weights: Shape = None,
+    config: Settings = None,
+    chunks: Annotated[int, typer.Option(help="The window in chunks of 2 s.")] = 32,
+    prefill_depth: Annotated[
+        str | None,
+        typer.Option(help="0, a number, exact, half or read_side (default: the file's)."),
+    ] = None,
+    answer_tokens: Annotated[int, typer.Option(help="Longest answer.")] = 4,
+    top: Annotated[int, typer.Option(help="Operators told of each stretch.")] = 12,
+    json: Json = None,
+    markdown: Markdown = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    weights: Weights = None,
+    quick: Quick = False,
+    debug: Debug = False,
+) -> int:
+    """A Chrome trace of one chunk and one question, and the operators that took most."""
+    profiled()
+    check_folder(trace)
+    from omnidrop_stream.lab.bench_profile import ProfileSettings, run, to_json, to_markdown
+
+    files = Files(json, to_json, markdown, to_markdown)
+    settings = settings_of(config, model, device, dtype, weights)
+    depth = depth_named(prefill_depth)
+    watched = ProfileSettings(
+        config=settings,
+        shape=shape_of(model, random_weights, quick),
+        chunks=2 if quick else chunks,
+        depth=settings.stream.prefill_depth if depth is None else depth,
+        answer_tokens=answer_tokens,
+        top=top,
+    )
+    files.write(run(watched, trace, terminal.complain))
+    terminal.write_out(files.last, end="")
+    return 0
+
+
+def weights(
+    model: Annotated[
+        str | None, typer.Option(help="Hub id or folder (default: embedded).", metavar="ID")
+    ] = None,
+    config: Settings = None,
+    streams: Annotated[int, typer.Option(help="Test streams of the world.")] = 3,
+    chunks: Annotated[int, typer.Option(help="Chunks of each, 2 s.")] = 8,
+    seed: Annotated[int, typer.Option(help="Seed of the first stream.", min=0)] = 100_000,
+    json: Json = None,
+    markdown: Markdown = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    quick: Annotated[bool, typer.Option("--quick", help="One stream of 2 chunks.")] = False,
+    debug: Debug = False,
+) -> int:
+    """int8 and int4 weights: bytes, how far the logits move, questions still answered right; and
+    which card the 3B and 7B fit, counted.
+    """
+    from omnidrop_stream.lab.bench_weights import WeightsSettings, run
+    from omnidrop_stream.lab.bench_weights_report import to_json, to_markdown
+
+    if quick:
+        streams, chunks = 1, 2
+    settings = settings_of(config, model or "embedded", device, dtype)
+    measured = WeightsSettings(settings, streams, chunks, seed)
+    files = Files(json, to_json, markdown, to_markdown)
+    for report in run(measured, terminal.complain):
         files.write(report)
     terminal.write_out(files.last, end="")
     return 0
