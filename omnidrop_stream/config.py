@@ -120,7 +120,7 @@ class StreamConfig(_Section):
     eviction: EvictionConfig = Field(default_factory=EvictionConfig)
     fork_bytes: Annotated[int, Field(ge=1)] = 8 * 2**30
     """What all answers in progress may hold together; past it a question is refused as busy."""
-    share: Annotated[float, Field(gt=0.0, le=100.0)] = 0.9
+    share: Annotated[float, Field(gt=0.0, le=100.0)] = 1.0
     """Share of the model's time that the chunks of all streams, and standing questions, may take
     before one more live stream is refused; above 1: even more than there is.
     """

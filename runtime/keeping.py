@@ -5,14 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from omnidrop_stream.errors import Overloaded
-from runtime.model_load import ModelLoad
+from runtime.model_load import MEASURED_CHUNKS, ModelLoad
 from runtime.stats import Stats
 
 if TYPE_CHECKING:  # torch comes with the model, on its thread
     from omnidrop_stream.stream_status import StreamStatus
-
-MEASURED_CHUNKS = 3
-"""So many of its own chunks tell what a stream costs; the first one of all also warms things up."""
 
 
 class Keeping:

@@ -17,6 +17,8 @@ from omnidrop_stream.types import CHUNK_SECONDS
 
 KEPT = 32
 """Chunks whose cost is remembered."""
+MEASURED_CHUNKS = 3
+"""So many chunks tell what a stream costs; the first one of all also warms things up."""
 
 
 @dataclass(slots=True)
@@ -120,14 +122,15 @@ class ModelLoad:
         where nothing is measured yet. stream: one that runs, by its own cost; None: one to come,
         by the mean of the others'. limit: share of the time for chunks and standing questions.
         """
-        now = self.now()
         with self._lock:
-            costs = {key: c.chunk_s for key, c in self._streams.items() if c.chunks}
+            streams = self._streams.items()
+            costs = {k: c.chunk_s for k, c in streams if len(c.chunks) >= MEASURED_CHUNKS}
+            watches = sum(c.watches_s for _, c in streams) / self._period_s
         own = costs.pop(id(stream), None) if stream is not None else None
         if not costs or (stream is not None and own is None):
             return ""
         one_s = mean(costs.values()) if own is None else own
-        total = now.chunks + now.watches + (one_s / self._period_s if own is None else 0.0)
+        total = (sum(costs.values()) + one_s) / self._period_s + watches
         if total <= limit:
             return ""
         others = f"{len(costs)} other stream{'' if len(costs) == 1 else 's'}"
@@ -135,7 +138,7 @@ class ModelLoad:
         return (
             f"the model cannot carry one more stream: of each {self._period_s:g} s, the chunks of "
             f"{others} take {sum(costs.values()) / self._period_s:.0%} of its time and standing "
-            f"questions {now.watches:.0%}; with this one ({one_s * 1e3:.0f} ms a chunk, {told}) "
+            f"questions {watches:.0%}; with this one ({one_s * 1e3:.0f} ms a chunk, {told}) "
             f"that is {total:.0%}, and stream.share allows {limit:.0%}; watch fewer streams, "
             "lower stream.prefill_depth or stream.frame_tokens, or use a smaller model"
         )

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import pytest
 
 from omnidrop_stream.errors import Overloaded
-from runtime.keeping import MEASURED_CHUNKS, Keeping
-from runtime.model_load import ModelLoad
+from runtime.keeping import Keeping
+from runtime.model_load import MEASURED_CHUNKS, ModelLoad
 from runtime.stats import Stats
 
 
@@ -16,7 +16,8 @@ def loaded(*chunk_s, watches_s=0.0):
     """A ledger of streams "0", "1", ... whose chunks take so many seconds each."""
     load, names = ModelLoad(), [object() for _ in chunk_s]
     for name, cost_s in zip(names, chunk_s, strict=True):
-        load.chunk(name, cost_s)
+        for _ in range(MEASURED_CHUNKS):
+            load.chunk(name, cost_s)
     if watches_s:
         load.judged(names[0], watches_s, 1)
         load.carries(names[0], 1)
@@ -90,3 +91,12 @@ def test_moves_of_the_depth_are_counted_and_the_last_reason_is_shown():
     assert stats.counter("depth.shallower") == 1
     gauges = stats.snapshot()["gauges"]
     assert (gauges["depth.layers"], gauges["depth.reason"]) == (3, "busy")
+
+
+def test_what_two_chunks_took_tells_nothing_yet():
+    load, (_other,) = loaded(0.5)
+    slow = object()
+    for _ in range(MEASURED_CHUNKS - 1):
+        load.chunk(slow, 9.0)
+    keeping(load).admit()
+    assert load.refusal_of_stream(0.9, slow) == ""

@@ -240,7 +240,8 @@ async def test_a_camera_that_the_model_cannot_carry_is_shown_as_refused_until_th
     node: Node,
 ):
     others = object()
-    node.host.worker.load.chunk(others, 1.95)  # seconds of the model for each 2 s
+    for _ in range(3):
+        node.host.worker.load.chunk(others, 1.95)  # seconds of the model for each 2 s
 
     def opened() -> GatedSource:
         source = GatedSource(600)
