@@ -32,6 +32,9 @@ from omnidrop_stream.world import Question, World
 BLOCKS = 20
 """Runs of sound that a chunk comes in: 0.1 s each."""
 ROLLING_WINDOW = 16
+ROLLING_ASKED = 9
+"""Windows at a long stream's end that are asked about: what was forgotten wrongly would show there.
+"""
 ROLLING_SEED_STEP = 1_000_000
 MOST_SHOWN = 20
 
@@ -97,7 +100,7 @@ def check_rolling(chunks: int) -> None:
 
 
 def rolling(model: OmniModel, settings: EvalSettings, cell: Cell, chunks: int) -> Record:
-    """A long stream with a rolling budget, asked about its window each time the window is new,
+    """A long stream with a rolling budget, asked about each of its last ROLLING_ASKED windows,
     against a fresh stream of the same chunks; at the cell's depth and at depth 0, where nothing
     that left is remembered.
     """
@@ -109,10 +112,11 @@ def rolling(model: OmniModel, settings: EvalSettings, cell: Cell, chunks: int) -
     depths = sorted({depth_of(model, settings, cell), 0}, reverse=True)
     long = {depth: open_at(model, settings, cell, depth) for depth in depths}
     windows = []
+    never_asked = max(ROLLING_WINDOW, chunks - ROLLING_ASKED * ROLLING_WINDOW)
     for count, chunk in enumerate(chunks_of(range(chunks), draw), start=1):
         for stream in long.values():
             stream.push(chunk)
-        if count % ROLLING_WINDOW or count == ROLLING_WINDOW:
+        if count % ROLLING_WINDOW or count <= never_asked:
             continue
         answers = {}
         for depth, stream in long.items():

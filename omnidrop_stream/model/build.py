@@ -43,6 +43,12 @@ def build_thinker(config: Qwen2_5OmniThinkerConfig) -> Qwen2_5OmniThinkerForCond
     return Qwen2_5OmniThinkerForConditionalGeneration(config).eval()
 
 
+def finished_thinker(folder: Path) -> Any:
+    """The stock thinker that `save_checkpoint` wrote, to be trained further."""
+    read = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained
+    return read(folder, local_files_only=True).eval()
+
+
 def thinker_config(
     audio: Mapping[str, Any],
     vision: Mapping[str, Any],

@@ -1,5 +1,6 @@
 """The recipe as one command: resumable bit for bit, and its mistakes named in one sentence."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ def miniature(work: Path, steps: int) -> dict[str, Any]:
              }},
         ],
         "shipped_depth": ["0", "n", "1", "2"],
-        "look": {"steps": 2, "tokens": 300, "questions": 2, "most_chunks": 3},
+        "look": {"steps": 2, "size": 300, "questions": 2, "most_chunks": 3},
     }  # fmt: skip
 
 
@@ -59,6 +60,30 @@ def test_an_interrupted_run_ends_bit_equal_to_one_in_one_go(tmp_path: Path) -> N
     assert straight.keys() == resumed.keys()
     for name, value in straight.items():
         assert torch.equal(value, resumed[name]), name
+
+
+def test_a_finished_checkpoint_is_grown_and_taught_again(tmp_path: Path) -> None:
+    whole = Recipe.model_validate(miniature(tmp_path / "first", 2))
+    weights_of(whole)
+    values = miniature(tmp_path / "second", 2) | {
+        "start": str(whole.out), "stages": [], "shipped_depth": ["0", "1", "1", "2", "3"],
+        "look": {"steps": 2, "size": 300, "questions": 2, "most_chunks": 3, "heads": [[3, 0]]},
+    }  # fmt: skip
+    del values["audio"], values["vision"]
+    again = Recipe.model_validate(values)
+    weights_of(again)
+    built = json.loads((again.out / "built.json").read_text())
+    assert (built["kind"], built["looking_layers"]) == ("built", [1, 2])
+    assert built["looking_heads"] == ["0 of layer 3"]
+
+
+def test_a_recipe_needs_towers_from_somewhere(tmp_path: Path) -> None:
+    path = tmp_path / "bad.yaml"
+    values = miniature(tmp_path, 2)
+    del values["audio"]
+    path.write_text(yaml.safe_dump(values))
+    with pytest.raises(ConfigError, match="or start, a checkpoint"):
+        load_recipe(path)
 
 
 def test_an_unknown_setting_is_named_in_one_sentence(tmp_path: Path) -> None:

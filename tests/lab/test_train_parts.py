@@ -10,12 +10,14 @@ import torch
 from omnidrop_stream.lab.train.batches import QuestionWriter, Streams, draw_streams, slots
 from omnidrop_stream.lab.train.corpus import text_corpus
 from omnidrop_stream.lab.train.features import patches, stream_mel
-from omnidrop_stream.lab.train.grow import grow
+from omnidrop_stream.lab.train.grow import grow, record_of
 from omnidrop_stream.lab.train.language import Block, LanguageTask, one_length
 from omnidrop_stream.lab.train.library import FeatureSource, build_library, merge_keep
+from omnidrop_stream.lab.train.look import LookSettings, train_looking
 from omnidrop_stream.lab.train.neighbours import Neighbours, earlier_alike, previous_index
-from omnidrop_stream.lab.train.packed import evidence_loss
+from omnidrop_stream.lab.train.packed import Watch, aside_loss, evidence_loss, naming_loss
 from omnidrop_stream.lab.train.recipe import ModelShape, load_recipe, thinker_of
+from omnidrop_stream.lab.train.state import StageFiles
 from omnidrop_stream.lab.train.symbols import Symbols, SymbolSource
 from omnidrop_stream.lab.train.towers import audio_hidden, vision_hidden
 from omnidrop_stream.method import merge_clip
@@ -114,6 +116,57 @@ def test_old_layers_must_stay_in_order(thinker: Any) -> None:
         grow(thinker.model.language_model.state_dict(), ("1", "0"), torch.Generator())
 
 
+@torch.no_grad()
+def test_a_layer_that_writes_nothing_may_stand_anywhere(thinker: Any, tokenizer: Any) -> None:
+    old = thinker.model.language_model
+    once = grow(old.state_dict(), ("0", "1z", "1"), torch.Generator())
+    again = grow(once, ("1", "0", "1", "1", "2"), torch.Generator())
+    moved = thinker_of(SMALL, 5, tokenizer, seed=4).model.language_model
+    moved.load_state_dict(again)
+    embeds = torch.randn(1, 7, SMALL.width)
+    before, after = (m(inputs_embeds=embeds).last_hidden_state for m in (old, moved))
+    assert torch.allclose(before, after, atol=1e-6)
+
+
+def test_a_layer_that_writes_must_not_be_repeated(thinker: Any) -> None:
+    with pytest.raises(AssertionError, match="once"):
+        grow(thinker.model.language_model.state_dict(), ("0", "0", "1"), torch.Generator())
+
+
+def test_a_built_model_says_which_layers_write(thinker: Any) -> None:
+    weights = thinker.model.language_model.state_dict()
+    assert record_of(weights, False)["kind"] == "trained"
+    told = record_of(grow(weights, ("0", "1z", "1"), torch.Generator()), True, ((2, 0),))
+    assert told == {
+        "kind": "built",
+        "layers": 3,
+        "writing_layers": [0, 2],
+        "looking_layers": [1],
+        "looking_heads": ["0 of layer 2"],
+        "looking_supervised": True,
+    }
+
+
+def test_a_head_that_only_looks_leaves_the_other_heads_as_they_were(
+    tokenizer: Any, tmp_path: Path
+) -> None:
+    taller = thinker_of(SMALL, 2, tokenizer, seed=5)
+    writer = QuestionWriter(tokenizer)
+    symbols = Symbols(SMALL.width, writer.name_ids(), torch.Generator().manual_seed(0))
+    source = SymbolSource(symbols, taller.model.language_model.embed_tokens, 0.0, 0.0, 2, 2, seed=0)
+    attention = taller.model.language_model.layers[1].self_attn
+    before = {k: v.clone() for k, v in attention.state_dict().items()}
+    settings = LookSettings(steps=2, size=200, questions=2, most_chunks=3, heads=((1, 0),))
+    task = LanguageTask(taller, writer, source)
+    train_looking(task, settings, StageFiles(tmp_path, "look"))
+    after, size = attention.state_dict(), attention.head_dim
+    assert not after["o_proj.weight"][:, :size].any()
+    assert torch.equal(after["o_proj.weight"][:, size:], before["o_proj.weight"][:, size:])
+    for name in ("q_proj.weight", "q_proj.bias", "k_proj.weight", "k_proj.bias"):
+        assert not torch.equal(after[name][:size], before[name][:size])
+        assert torch.equal(after[name][size:], before[name][size:])
+
+
 def test_each_item_knows_what_came_before_it() -> None:
     present = torch.tensor([[False, True, False, True, True]])
     assert previous_index(present).tolist() == [[-1, -1, 1, 1, 3]]
@@ -165,6 +218,36 @@ def test_the_evidence_loss_is_least_where_all_attention_is_on_the_evidence() -> 
     assert evidence_loss(on, tokens, torch.zeros_like(asked)).item() == 0.0
 
 
+def test_naming_is_lost_to_other_chunks_and_not_to_what_looks_away() -> None:
+    cell = torch.tensor([0, 1, 2, 3])  # two chunks of one video and one audio token
+    asked = torch.zeros(1, 1, 2, 2, dtype=torch.bool)
+    asked[0, 0, 1, 0] = True
+    on, away, off = (
+        torch.tensor([[row]]) for row in ((0, 0, 1.0, 0), (0, 0, 0.2, 0), (0.5, 0, 0.5, 0))
+    )
+    assert naming_loss(on, cell, asked).item() == 0.0
+    assert naming_loss(away, cell, asked).item() == 0.0
+    assert naming_loss(off, cell, asked).item() == pytest.approx(0.6931, abs=1e-3)
+    assert naming_loss(off, cell, torch.zeros_like(asked)).item() == 0.0
+    assert aside_loss(away).item() == pytest.approx(0.2231, abs=1e-3)
+
+
+@torch.no_grad()
+def test_a_pass_that_ends_early_watches_the_same(thinker: Any, tokenizer: Any) -> None:
+    writer, rng = QuestionWriter(tokenizer), np.random.default_rng(0)
+    symbols = Symbols(SMALL.width, writer.name_ids(), torch.Generator().manual_seed(0))
+    source = SymbolSource(
+        symbols, thinker.model.language_model.embed_tokens, 0.0, 0.0, 2, 2, seed=0
+    )
+    task, block = LanguageTask(thinker, writer, source), source.draw(rng, 1, 3)
+    asked = writer.write(block.streams, ALL_KINDS, [1.0] * len(ALL_KINDS), 2, rng)
+    slot = slots(rng, 1, 3, 0.0, 0)
+    early, whole = Watch((1,), asked.words), Watch((1,), asked.words)
+    task.forward_watched(block, asked, slot, early)
+    task.forward_tapped(block, asked, slot, watch=whole)
+    assert torch.equal(task.scores(early, 1), task.scores(whole, 1))
+
+
 def test_a_batch_asks_short_questions_or_long_ones() -> None:
     kinds = ("short_heard_when", "heard_when")
     assert one_length(kinds, [0.5, 0.7], True) == [0.5, 0.0]
@@ -214,7 +297,8 @@ def test_streams_with_repeats_blanks_and_gaps_are_drawn() -> None:
     assert gaps.max() > 12
 
 
-def test_the_shipped_recipe_is_valid(repository: Path) -> None:
-    recipe = load_recipe(repository / "configs" / "train" / "world.yaml")
-    assert recipe.stages
+@pytest.mark.parametrize("name", ["world", "regrow"])
+def test_the_shipped_recipes_are_valid(repository: Path, name: str) -> None:
+    recipe = load_recipe(repository / "configs" / "train" / f"{name}.yaml")
+    assert recipe.stages or recipe.start
     assert len(recipe.shipped_depth) >= 10

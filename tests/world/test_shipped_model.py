@@ -1,5 +1,6 @@
 """The shipped checkpoint: small, loadable by stock transformers alone, and it answers."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from transformers import AutoTokenizer, Qwen2_5OmniThinkerForConditionalGeneration
 
 from omnidrop_stream.lab.train.features import patches, stream_mel
+from omnidrop_stream.lab.train.grow import record_of
 from omnidrop_stream.world import World, ask
 
 EASY = ("first_seen", "last_seen", "first_heard", "last_heard", "was_heard", "is_heard_now")
@@ -42,6 +44,11 @@ def test_it_has_ten_layers_and_a_small_vocabulary(thinker: Any, tokenizer: Any) 
     assert thinker.config.text_config.num_hidden_layers >= 10
     assert len(tokenizer) <= 8192
     assert type(tokenizer).__name__.startswith("Qwen2Tokenizer")
+
+
+def test_what_it_tells_of_itself_is_true(folder: Path, thinker: Any) -> None:
+    told = json.loads((folder / "built.json").read_text())
+    assert told == record_of(thinker.model.language_model.state_dict(), supervised=True)
 
 
 def test_pruning_within_each_modality_leaves_at_most_half(thinker: Any) -> None:

@@ -212,8 +212,18 @@ class LanguageTask:
         return logits, tapped[:, len(self.writer.before) : -2]
 
     def forward_watched(self, block: Block, asked: Asked, slot: Tensor, watch: Watch) -> None:
-        """Only fill `watch`."""
-        self.forward_tapped(block, asked, slot, watch=watch)
+        """Only fill `watch`, in a pass that ends in the last watched layer."""
+        positions, start = positions_of(self.writer, block, slot)
+        prefix = embed_prefix(self.language, self.writer, block.embeds)
+        packed_forward(
+            self.language,
+            prefix,
+            positions,
+            asked.ids,
+            start,
+            watch=watch,
+            until=max(watch.layers),
+        )
 
     def leave(self, block: Block, chunks: int) -> tuple[Tensor, tuple[int, Tensor]]:
         """The columns of the first chunks, and the drop that makes them leave after layer 0, as

@@ -7,7 +7,10 @@ with the truth: a model that was not taught so may look elsewhere, and the model
 
 from __future__ import annotations
 
+import math
 import random
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,22 +18,30 @@ from pydantic import BaseModel, ConfigDict
 from torch import nn
 
 from omnidrop_stream.lab.train.batches import slots
-from omnidrop_stream.lab.train.language import LanguageTask
-from omnidrop_stream.lab.train.packed import Watch, evidence_loss
+from omnidrop_stream.lab.train.language import Block, LanguageTask
+from omnidrop_stream.lab.train.packed import Watch, aside_loss, evidence_loss, naming_loss
 from omnidrop_stream.lab.train.state import StageFiles, learning_rate
 from omnidrop_stream.world.questions import ALL_KINDS
 
 
 class LookSettings(BaseModel):
-    """Steps, batch and stream lengths of the looking stage."""
+    """Steps, batch and stream lengths of the looking stage.
+
+    Lengths are drawn evenly in their logarithm. tokens, naming, aside: weights of the losses on the
+    evidence's tokens, on its cells, and of what looks away from the stream.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     steps: int
     lr: float = 3e-3
-    tokens: int = 5000
-    questions: int = 12
-    most_chunks: int = 16
+    size: int = 4500
+    questions: int = 20
+    most_chunks: int = 32
+    tokens: float = 0.1
+    naming: float = 1.0
+    aside: float = 0.3
+    heads: tuple[tuple[int, int], ...] = ()
     gaps: float = 0.3
     most_slots: int = 64
     seed: int = 0
@@ -56,15 +67,80 @@ def looking_runs(language: nn.Module) -> list[list[int]]:
     return runs
 
 
+def cells_of(block: Block) -> torch.Tensor:
+    """Each token's 2 * chunk + modality [N]."""
+    counts = [
+        tokens.shape[1] for pair in zip(block.cells, block.places, strict=True) for tokens in pair
+    ]
+    return torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
+
+
+def look_loss(
+    scores: torch.Tensor, block: Block, evidence: torch.Tensor, settings: LookSettings
+) -> torch.Tensor:
+    """How far a layer's attention to the stream [B, Q, N] is from the evidence."""
+    s = settings
+    return (
+        s.tokens * evidence_loss(scores, block.tokens, evidence)
+        + s.naming * naming_loss(scores, cells_of(block), evidence)
+        + s.aside * aside_loss(scores)
+    )
+
+
+def lift_loss(scores: torch.Tensor, block: Block, evidence: torch.Tensor) -> torch.Tensor:
+    """How far a layer's scores [B, Q, N] are from keeping the evidence when half of the tokens
+    leave: each of its tokens should get twice the middle token's attention.
+    """
+    items = torch.einsum("bqme,bnme->bqn", evidence.float(), block.tokens.float()) > 0
+    if not items.any():
+        return scores.sum() * 0.0
+    logs = torch.log(scores + 1e-6)
+    middle = logs.detach().median(-1, keepdim=True).values
+    lifted = nn.functional.softplus(2.0 * (middle + math.log(2) - logs)[items]).mean()
+    return evidence_loss(scores, block.tokens, evidence) + lifted
+
+
+def silence_heads(language: nn.Module, heads: Sequence[tuple[int, int]]) -> None:
+    """These heads write nothing from now on."""
+    for layer, head in heads:
+        attention = _attention(language, layer)
+        size = int(attention.head_dim)
+        with torch.no_grad():
+            attention.o_proj.weight[:, head * size : (head + 1) * size] = 0.0
+
+
+def _attention(language: nn.Module, layer: int) -> Any:
+    return language.get_submodule(f"layers.{layer}.self_attn")
+
+
+def _hold_others(attention: Any, heads: Sequence[int]) -> None:
+    """Gradients reach the queries and keys of these heads alone."""
+    size = int(attention.head_dim)
+    own = torch.zeros(attention.q_proj.out_features)
+    for head in heads:
+        own[head * size : (head + 1) * size] = 1.0
+    for part in (attention.q_proj, attention.k_proj):
+        part.weight.register_hook(lambda grad: grad * own[:, None])
+        part.bias.register_hook(lambda grad: grad * own)
+
+
 def train_looking(task: LanguageTask, settings: LookSettings, files: StageFiles) -> None:
-    """Train the queries and keys of the looking layers in place, everything else frozen."""
+    """Train the queries and keys of the looking layers and heads in place, everything else
+    frozen.
+    """
     s = settings
     runs = looking_runs(task.language)
-    where = [run[0] for run in runs]
-    attention = [task.language.layers[i].self_attn for i in where]
+    silence_heads(task.language, s.heads)
+    lifted = sorted({layer for layer, _ in s.heads})
+    for layer in lifted:
+        own = [head for at, head in s.heads if at == layer]
+        _hold_others(_attention(task.language, layer), own)
+    where = [run[0] for run in runs] + lifted
+    attention = [_attention(task.language, i) for i in where]
     params = [p for a in attention for f in (a.q_proj, a.k_proj) for p in f.parameters()]
     names = [f"{i}.{n}" for i in where for n in ("q_proj", "k_proj")]
-    opt = torch.optim.AdamW(params, lr=s.lr, betas=(0.9, 0.98), weight_decay=0.01)
+    # No decay: it would move the heads that go on writing.
+    opt = torch.optim.AdamW(params, lr=s.lr, betas=(0.9, 0.98), weight_decay=0.0)
     rng, coin, step = np.random.default_rng(s.seed), random.Random(s.seed), 0
     saved = files.load()
     if saved is not None:
@@ -77,9 +153,9 @@ def train_looking(task: LanguageTask, settings: LookSettings, files: StageFiles)
     while step < s.steps:
         for group in opt.param_groups:
             group["lr"] = s.lr * learning_rate(step, s.steps, 20, 0.5)
-        m = coin.randint(2, s.most_chunks)
+        m = round(math.exp(coin.uniform(math.log(2), math.log(s.most_chunks))))
         size = len(task.writer.before) + 2 + m * task.source.tokens_per_chunk() + s.questions * 19
-        batch = max(2, int(s.tokens // size))
+        batch = max(2, int(s.size // size))
         block = task.source.draw(rng, batch, m)
         asked = task.writer.write(
             block.streams, ALL_KINDS, [1.0] * len(ALL_KINDS), s.questions, rng
@@ -89,8 +165,11 @@ def train_looking(task: LanguageTask, settings: LookSettings, files: StageFiles)
         with torch.no_grad():
             task.forward_watched(block, asked, slot, watch)
         before = len(task.writer.before)
+        scores = {i: task.scores(watch, i)[:, :, before:-2] for i in where}
         losses = [
-            evidence_loss(task.scores(watch, i)[:, :, before:-2], block.tokens, asked.evidence)
+            lift_loss(scores[i], block, asked.evidence)
+            if i in lifted
+            else look_loss(scores[i], block, asked.evidence, s)
             for i in where
         ]
         loss = torch.stack(losses).mean()
@@ -104,7 +183,7 @@ def train_looking(task: LanguageTask, settings: LookSettings, files: StageFiles)
                 i: round(float(torch.exp(-x.detach())), 3)
                 for i, x in zip(where, losses, strict=True)
             }
-            files.log(step, loss=round(float(loss.detach()), 3), on_evidence=seen)
+            files.log(step, loss=round(float(loss.detach()), 3), exp_minus_loss=seen)
             files.save(
                 {
                     "params": [p.detach() for p in params],

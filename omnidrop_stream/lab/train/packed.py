@@ -66,6 +66,28 @@ def evidence_loss(scores: Tensor, tokens: Tensor, evidence: Tensor) -> Tensor:
     return -torch.log(mass[on].clamp(min=1e-6)).mean()
 
 
+def naming_loss(scores: Tensor, cell: Tensor, evidence: Tensor) -> Tensor:
+    """Mean over events of -log of their cell's share of all attention to the stream.
+
+    A cell is a chunk's pictures or its sound, as evidence is named. scores [B, Q, N] as above; cell
+    [N]: each token's 2 * chunk + modality; evidence bool [B, Q, m, 2]. Unlike `evidence_loss` it
+    asks words that cannot know yet to look away from the stream, not at all of it.
+    """
+    if not evidence.any():
+        return scores.sum() * 0.0
+    cells = scores.new_zeros(*scores.shape[:2], evidence[0, 0].numel()).index_add(2, cell, scores)
+    shares = (cells / cells.sum(-1, keepdim=True)).view(evidence.shape)
+    return -torch.log(shares[evidence].clamp(min=1e-6)).mean()
+
+
+def aside_loss(scores: Tensor) -> Tensor:
+    """-log of the attention that does not go to the stream, of all questions together.
+
+    Without it a layer that spends everything on the stream has no gradient that leads away.
+    """
+    return -torch.log((1.0 - scores.sum(-1).mean()).clamp(min=1e-6))
+
+
 def rotary_angles(language: Any, positions: Tensor) -> tuple[Tensor, Tensor]:
     """positions [3, B, n] -> cosine and sine [B, 1, n, head_dim]."""
     rotary = language.rotary_emb
@@ -98,12 +120,14 @@ def packed_forward(
     tap: int = -1,
     drop: tuple[int, Tensor] | None = None,
     watch: Watch | None = None,
+    until: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Last hidden states of the questions [B, Q, length, d], and the prefix after layer `tap`.
 
     prefix [B, P, d] embeddings; prefix_positions [3, B, P]; questions [B, Q, length] ids; start
     [B]: the position of each question's first token; drop: a layer, and the columns of the prefix
-    bool [B, P] that nobody sees in the layers after it.
+    bool [B, P] that nobody sees in the layers after it; until: the layer in which the pass ends
+    early, for what is watched there.
     """
     batch, count, length = questions.shape
     size = prefix.shape[1]
@@ -118,6 +142,8 @@ def packed_forward(
     for number, layer in enumerate(language.layers):
         if watch is not None and number in watch.layers:
             watch.inputs[number] = x
+        if number == until:
+            break
         attn = layer.self_attn
         h = layer.input_layernorm(x)
         q, k, v = (

@@ -4,19 +4,20 @@ resumable.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from omnidrop_stream.errors import ConfigError
 from omnidrop_stream.lab.train.batches import QuestionWriter
 from omnidrop_stream.lab.train.corpus import text_corpus
 from omnidrop_stream.lab.train.encoders import EncoderSettings, train_encoder
-from omnidrop_stream.lab.train.grow import grow
+from omnidrop_stream.lab.train.grow import grow, record_of
 from omnidrop_stream.lab.train.language import LanguageSettings, LanguageTask, train_language
 from omnidrop_stream.lab.train.library import FeatureSource, Library, build_library, ridge_start
 from omnidrop_stream.lab.train.look import LookSettings, train_looking
@@ -27,6 +28,7 @@ from omnidrop_stream.lab.train.symbols import Symbols, SymbolSource
 from omnidrop_stream.model.build import (
     build_thinker,
     build_tokenizer,
+    finished_thinker,
     save_checkpoint,
     special_ids,
     thinker_config,
@@ -89,7 +91,11 @@ class LibrarySettings(BaseModel):
 
 
 class Recipe(BaseModel):
-    """Everything `python -m omnidrop_stream.lab.train` does."""
+    """Everything `python -m omnidrop_stream.lab.train` does.
+
+    start: a finished checkpoint of this shape to go on from, towers and all; without it the towers
+    are trained first and the language model begins with its start values.
+    """
 
     model_config = _STRICT
 
@@ -97,13 +103,20 @@ class Recipe(BaseModel):
     threads: int = 1
     work: Path
     out: Path
+    start: Path | None = None
     model: ModelShape
-    audio: EncoderSettings
-    vision: EncoderSettings
+    audio: EncoderSettings | None = None
+    vision: EncoderSettings | None = None
     library: LibrarySettings
     stages: tuple[Stage, ...]
     shipped_depth: tuple[str, ...]
     look: LookSettings | None = None
+
+    @model_validator(mode="after")
+    def _towers_come_from_somewhere(self) -> Self:
+        if self.start is None and (self.audio is None or self.vision is None):
+            raise ValueError("give audio and vision, the towers' stages, or start, a checkpoint")
+        return self
 
 
 def load_recipe(path: Path) -> Recipe:
@@ -171,23 +184,30 @@ class Trainer:
         self.tokenizer = build_tokenizer(text_corpus())
         self.writer = QuestionWriter(self.tokenizer)
         self.generator = torch.Generator().manual_seed(recipe.seed)
-        self.thinker = thinker_of(recipe.model, recipe.model.layers, self.tokenizer, recipe.seed)
-        mimetic_start(
-            self.thinker.model.language_model,
-            self.thinker.lm_head,
-            self.generator,
-            self.writer.twins(),
-            nearby_bias=recipe.model.nearby,
-            turned=recipe.model.turned,
-        )
+        self.thinker = self._begin()
         self.side = Neighbours(recipe.model.width)
         self.symbols = Symbols(recipe.model.width, self.writer.name_ids(), self.generator)
+
+    def _begin(self) -> Any:
+        shape, start = self.recipe.model, self.recipe.start
+        if start is not None:
+            return finished_thinker(start)
+        thinker: Any = thinker_of(shape, shape.layers, self.tokenizer, self.recipe.seed)
+        mimetic_start(
+            thinker.model.language_model,
+            thinker.lm_head,
+            self.generator,
+            self.writer.twins(),
+            nearby_bias=shape.nearby,
+            turned=shape.turned,
+        )
+        return thinker
 
     def run(self) -> None:
         """All stages, then the shipped checkpoint."""
         self._encoders()
         libraries: dict[Split, Library] = {}
-        aligned = False
+        aligned = self.recipe.start is not None
         for stage in self.recipe.stages:
             if stage.grow:
                 self._grow(stage.grow)
@@ -208,6 +228,9 @@ class Trainer:
             task = LanguageTask(self.thinker, self.writer, source)
             train_looking(task, self.recipe.look, self._files("look"))
         save_checkpoint(self.thinker, self.tokenizer, self.recipe.out, self.recipe.model.frame)
+        weights, look = self.thinker.model.language_model.state_dict(), self.recipe.look
+        record = record_of(weights, look is not None, look.heads if look else ())
+        (self.recipe.out / "built.json").write_text(json.dumps(record, indent=2) + "\n")
 
     def _sources(
         self, stage: Stage, libraries: dict[Split, Library]
@@ -224,8 +247,10 @@ class Trainer:
 
     def _encoders(self) -> None:
         model = self.thinker.model
-        train_encoder("audio", model.audio_tower, self.recipe.audio, self._files("audio"))
-        train_encoder("vision", model.visual, self.recipe.vision, self._files("vision"))
+        if self.recipe.audio is not None:
+            train_encoder("audio", model.audio_tower, self.recipe.audio, self._files("audio"))
+        if self.recipe.vision is not None:
+            train_encoder("vision", model.visual, self.recipe.vision, self._files("vision"))
         for tower, last in (
             (model.audio_tower, model.audio_tower.proj),
             (model.visual, model.visual.merger.mlp[-1]),
@@ -242,6 +267,7 @@ class Trainer:
         begin = (TRAIN_SEED if split == "train" else TEST_SEED) + 1000 * self.recipe.seed
         seeds = range(begin, begin + (s.train_streams if split == "train" else s.test_streams))
         made = build_library(self.thinker.model, split, list(seeds), s.things, s.sounds)
+        path.parent.mkdir(parents=True, exist_ok=True)
         torch.save({name: getattr(made, name) for name in names}, path)
         return made
 
