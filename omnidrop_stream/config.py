@@ -34,8 +34,9 @@ class ModelConfig(_Section):
     attention: Literal["auto", "sdpa", "flash"] = "auto"
     weights: Literal["auto", "int8", "int4"] = "auto"
     """The decoder's linears: as ``dtype`` says, or quantised (needs torchao) for smaller cards."""
-    engine: Literal["plain", "fast"] = "fast"
+    engine: Literal["auto", "plain", "fast"] = "auto"
     """How a stream's states are kept and read; plain is the slow one that fast is tested against.
+    auto: fast on a processor, plain elsewhere, where nobody has measured fast yet.
     """
 
 

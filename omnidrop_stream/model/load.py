@@ -60,12 +60,19 @@ class ModelSettings(Protocol):
         """``auto`` (as ``dtype`` says), ``int8`` or ``int4``."""
 
     @property
-    def engine(self) -> Engine:
-        """``plain`` or ``fast``."""
+    def engine(self) -> Engine | Literal["auto"]:
+        """``auto``, ``plain`` or ``fast``."""
 
 
 def _quiet(_: str) -> None:
     return None
+
+
+def pick_engine(name: Engine | Literal["auto"], device: torch.device) -> Engine:
+    """``auto`` as an engine: fast where it was measured."""
+    if name == "auto":
+        return "fast" if device.type == "cpu" else "plain"
+    return name
 
 
 def pick_device(name: str) -> torch.device:
@@ -192,7 +199,7 @@ def load_model(config: ModelSettings, progress: Progress = _quiet) -> QwenOmni:
             _watch_templates(folder),
             config.weights,
         ),
-        config.engine,
+        pick_engine(config.engine, device),
     )
 
 
@@ -212,7 +219,7 @@ def random_model(name: str, shape: Shape, config: ModelSettings, seed: int = 0) 
         thinker = random_quantised(*sizes, config.weights)
     pixels = PixelSettings(max_tokens=shape.image_tokens)
     spec = _spec(name, thinker, tokenizer, pixels, weights=config.weights)
-    return QwenOmni(thinker, tokenizer, spec, config.engine)
+    return QwenOmni(thinker, tokenizer, spec, pick_engine(config.engine, device))
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -72,7 +72,7 @@ def test_a_password_is_hidden_in_json_too(ask: Omnidrop) -> None:
         (["--p-init", "0.5", "--p-final", "0.2"], "p_init = 0.5 is above p_final = 0.2"),
         (["--schedule", "square"], "--schedule = 'square' is not allowed"),
         (["--beta", "0"], "--beta = 0.0 is not allowed"),
-        (["--policy", "nope"], "'nope'; allowed: audio-guided, intra-only, keep-all"),
+        (["--policy", "nope"], "'nope'; allowed: audio-guided, dash, dycoke"),
         (["--prefill-depth", "99"], "this model has 6 layers"),
         (["--prefill-depth", "-1"], "--prefill-depth = '-1' is not allowed"),
         (["--prefill-depth", "deep"], "exact, auto, half, or L"),

@@ -24,7 +24,7 @@ from omnidrop_stream.errors import (
     ModelNotFound,
 )
 from omnidrop_stream.model import load
-from omnidrop_stream.model.load import checkpoint_folder, load_model
+from omnidrop_stream.model.load import checkpoint_folder, load_model, pick_engine
 from omnidrop_stream.model.shapes import (
     byte_tokenizer,
     random_thinker,
@@ -336,3 +336,9 @@ def test_no_token_of_the_environment_is_needed(folder, monkeypatch):
         if name.startswith(("HF_", "HUGGING")):
             monkeypatch.delenv(name)
     assert loaded(folder).spec.n_layers == 3
+
+
+def test_the_engine_is_the_fast_one_only_where_it_was_measured():
+    assert pick_engine("auto", torch.device("cpu")) == "fast"
+    assert pick_engine("auto", torch.device("cuda", 0)) == "plain"
+    assert pick_engine("fast", torch.device("cuda", 0)) == "fast"
