@@ -6,6 +6,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Processes that share the tests; a file's tests stay together.
+WORKERS ?= 2
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check
 
 .PHONY: demo test lint types pytest test-devices faults venv clean
@@ -26,7 +28,7 @@ types: $(VENV)/.stamp-dev
 # The last line printed is pytest's own. The components (broker, RTSP server, sound server) come from the system.
 pytest: $(VENV)/.stamp-dev
 	@sh tests/tools/apt-packages
-	@$(BIN)/python -m pytest -q
+	@$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile
 
 # Camera and microphone on a real V4L2 device and ALSA card, in a small machine of qemu (a minute or two; Debian, Ubuntu:
 # apt-get install --no-install-recommends qemu-system-x86 busybox-static cpio kmod). Writes benchmarks/devices.md.

@@ -64,7 +64,7 @@ Weights = Annotated[
 ]
 Engine = Annotated[
     str | None,
-    typer.Option("--engine", help="auto, fast or plain (the slow one that fast is tested against)."),
+    typer.Option("--engine", help="auto, fast or plain: the slow one that fast is tested against."),
 ]
 Kind = Annotated[str | None, typer.Option("--stream-kind", help="av, video, audio or auto.")]
 

@@ -54,7 +54,9 @@ def judged(stream, *watches, **options) -> list[Judgement]:
 
 @torch.inference_mode()
 def plain_logits(stream, watch) -> torch.Tensor:
-    """Next-token logits by a loop over whole layers, no code of the judgement's."""
+    """Next-token logits by a loop over whole layers, no code of the judgement's; of a stream of the
+    plain engine, whose segments keep their keys un-rotated.
+    """
     model, question = stream.model, stream.standing(watch)
     decoder, spec, prompt = model._decoder, model.spec, stream._prompt
     pair = stream.snapshot()[-2:]
@@ -92,7 +94,8 @@ def test_a_judgement_equals_a_plain_forward_over_the_stored_states(model, chunks
     stream = opened(model, depth, chunks)
     words = AnswerWords.of(model.tokenizer)
     found = judged(stream, watch)[0]
-    assert found.odds == pytest.approx(odds_of(plain_logits(stream, watch), words), abs=1e-4)
+    plain = opened(model.with_engine("plain"), depth, chunks)
+    assert found.odds == pytest.approx(odds_of(plain_logits(plain, watch), words), abs=1e-4)
     assert (found.from_s, found.to_s) == (6.0, 10.0)
 
 
