@@ -42,6 +42,11 @@ def rule_breaks(source: str) -> list[str]:
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Global):
             wrong.append(f"line {node.lineno}: global")
+        if isinstance(node, ast.TryStar):
+            inside = [n for handler in node.handlers for n in ast.walk(handler)]
+            raised = [n for n in inside if isinstance(n, ast.Raise)]
+            # Before Python 3.11.4 it stays in a group, so that no `except` for it finds it.
+            wrong += [f"line {n.lineno}: raise inside except*" for n in raised]
         if isinstance(node, ast.Name) and node.id == "NotImplementedError":
             wrong.append(f"line {node.lineno}: NotImplementedError")
         if isinstance(node, ast.Attribute) and node.attr in ("skip", "skipif", "xfail"):
@@ -93,6 +98,7 @@ def test_no_machine_path_or_registry_host_stands_in_a_tracked_text(tracked: list
     [
         "def f():\n    global x\n    x = 1\n",
         "def f():\n    raise " + "NotImplemented" + "Error\n",
+        "try:\n    f()\nexcept* OSError as e:\n    raise e.exceptions[0]\n",
         "import pytest\npytest.skip()\n",
         "import pytest\n@pytest.mark.skip\ndef test_a(): pass\n",
         "import pytest\n@pytest.mark.skipif(True)\ndef test_a(): pass\n",

@@ -264,7 +264,11 @@ class MqttService:
                         async with asyncio.timeout(GOODBYE_S):
                             await connection.publish(will)
                     raise
-        except* (ConnectionLost, TakenOver) as found:
+        except BaseExceptionGroup as group:
+            # Not by except*: what is raised inside stays in a group before Python 3.11.4.
+            found, others = group.split((ConnectionLost, TakenOver))
+            if found is None or others is not None:
+                raise
             raise _first(found) from None
         finally:
             self.online.clear()

@@ -107,7 +107,9 @@ async def terminal(
     model: OmniModel, material_s: float = 2.5, tokens: int = 6, loads: bool = True
 ) -> AsyncIterator[Terminal]:
     config = settings(
-        pruning={"retention": 0.45}, decode={"max_tokens": tokens, "question_chars": 200}
+        pruning={"retention": 0.45},
+        decode={"max_tokens": tokens, "question_chars": 200},
+        stream={"watches": {"share": 1.0}},  # a busy machine is no reason to refuse one here
     )
     load, source, written = threading.Event(), GatedSource(600), Written()
     (load.set if loads else load.clear)()
