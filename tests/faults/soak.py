@@ -206,8 +206,8 @@ class Soak:
     async def _sample(self, sessions: list[StreamSession], over: asyncio.Event) -> None:
         told_s = 0.0
         while not await _set_within(over, SAMPLE_EVERY_S):
-            # An answer in progress holds some 14 MiB: how often a sample meets one is how busy the
-            # machine is, and no growth.
+            # Single samples stood 13 to 16 MiB above the others, and no longer do between answers:
+            # how often one meets an answer is how busy the machine is, and no growth.
             while self._meter.asked != self._meter.answered:  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
             now_s = time.monotonic() - self._began_s
