@@ -16,16 +16,14 @@ from av.video.reformatter import VideoReformatter
 
 from omnidrop_stream.types import SAMPLE_RATE, Frame, Samples
 from runtime.sources.base import SourceStats
-from runtime.sources.units import spoilt_header
+from runtime.sources.doubt import GROUPS, Habit
+from runtime.sources.units import Headers
 
 LONGEST_HOLD_S = 30.0
 """A picture that stays up longer than this is taken for a jump of the file's clock."""
 _NOISE_S = 1e-6
 _UNMARKED = ("hevc",)
 _STRICT = {"err_detect": "explode"}
-_SPOILT_GROUPS = 3
-"""So many groups of pictures with errors, one after the other, and a strict decoder helps nobody:
-the stream is one that FFmpeg always complains about, or its way is very bad."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +83,9 @@ class PictureDecoder:
         self._strict = live and self._context.name in _UNMARKED
         if self._strict:
             self._context.options = _STRICT
-        self._headers, self._prompt = live, False  # looked at; keyframes give a picture at once
+        self._headers = Headers(stream) if live else None
+        self._strange = Habit()  # what is found in them
+        self._prompt = False  # keyframes give a picture at once
         self._errors, self._spoilt = False, 0  # in this group of pictures; groups in a row with any
         self._renewed = False
         self._interval_s = float(1 / stream.average_rate) if stream.average_rate else 0.04
@@ -102,6 +102,7 @@ class PictureDecoder:
     def push(self, packet: av.Packet[Any]) -> Iterator[Picture]:
         """The frames that this packet completes."""
         if packet.is_keyframe:
+            self._strange.next_group()
             held = self._mended()
             for frame in held:
                 frame.time_base = packet.time_base  # no packet brings them, so they have none
@@ -122,11 +123,10 @@ class PictureDecoder:
         yield from self._pictures(frames)
 
     def _spoilt_header(self, packet: av.Packet[Any]) -> bool:
-        """Of a stream that begins with such headers they mean nothing."""
-        found = self._headers and spoilt_header(bytes(packet), self._context.name)
-        if found and self._depth is None:
-            self._headers = False
-        return found and self._headers
+        if self._headers is None:
+            return False
+        found = self._headers.spoilt(packet)
+        return self._strange.is_news(found, at_first=self._depth is None)
 
     def _decoded(self, packet: av.Packet[Any]) -> list[av.VideoFrame] | None:
         """None: it is broken."""
@@ -181,7 +181,7 @@ class PictureDecoder:
         if grown:
             self._doubt()
         self._spoilt, self._errors = self._spoilt + 1 if self._errors else 0, False
-        if self._strict and self._spoilt >= _SPOILT_GROUPS:
+        if self._strict and self._spoilt >= GROUPS:
             self._strict, grown = False, True
         return self._anew() if grown else []
 

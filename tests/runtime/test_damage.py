@@ -15,7 +15,8 @@ import pytest
 
 from runtime.sources.base import SourceStats
 from runtime.sources.decode import PictureDecoder, ToRgb
-from runtime.sources.units import spoilt_header
+from runtime.sources.doubt import GROUPS, Habit
+from runtime.sources.units import Headers, spoilt_header
 from tests.faults import mutations
 from tests.faults.clips import FPS, GOP, SIZE, picture, pictures
 
@@ -177,6 +178,68 @@ def test_of_a_stream_that_begins_with_layers_no_header_is_suspected() -> None:
         came += decoder.push(layered)
     assert len(came) == PICTURES
     assert not any(one.corrupt for one in came)
+
+
+def with_first_unit_of(kind: int, packet: bytes) -> bytes:
+    """HEVC: its first unit (a delimiter) says that it is of this kind."""
+    at = packet.index(mutations.START) + 3
+    return packet[:at] + bytes([kind << 1]) + packet[at + 1 :]
+
+
+def test_after_a_delimiter_that_reads_as_a_parameter_set_pictures_are_flagged() -> None:
+    came, stats = through(
+        "hevc", lambda sent: [*sent[:2], with_first_unit_of(34, sent[2]), *sent[3:]]
+    )
+    assert stats.decode_errors == 0  # FFmpeg refuses the set, and says that all went well
+    assert [one.number - PICTURES for one in came if one.corrupt] == list(range(2, GOP))
+
+
+def test_after_a_parameter_set_that_is_refused_pictures_are_flagged_up_to_a_keyframe() -> None:
+    came, stats = through("h264", first_sps(lambda unit: flipped(unit, 66)))
+    assert stats.decode_errors == 0  # the set from before is still there
+    assert [one.number - PICTURES for one in came if one.corrupt] == list(range(GOP))
+
+
+@pytest.mark.parametrize("codec", ["h264", "hevc"])
+def test_the_headers_of_an_undamaged_stream_are_sound(codec: str) -> None:
+    container = pictures(codec, PICTURES)
+    stream = container.streams.video[0]
+    headers = Headers(stream)
+    assert not [n for n, p in enumerate(container.demux(stream)) if headers.spoilt(p)]
+
+
+@pytest.mark.parametrize("codec", ["h264", "hevc"])
+def test_slices_whose_parameter_sets_came_before_the_stream_are_sound(codec: str) -> None:
+    container = pictures(codec, GOP)
+    stream = container.streams.video[0]
+    headers, bare = Headers(stream), mutations.parameters(codec)
+    sent = [bytes(packet) for packet in container.demux(stream) if packet.size]
+    missing = next(
+        out for n in range(9) if len((out := bare(sent, random.Random(n)))[0]) < len(sent[0]) - 20
+    )
+    assert not any(headers.spoilt(av.Packet(data)) for data in missing)
+
+
+@pytest.mark.parametrize("packet", [b"", mutations.START, b"\0\0\1\x67", b"\0\0\0\1"])
+def test_a_packet_without_a_whole_unit_has_no_spoilt_header(packet: bytes) -> None:
+    container = pictures("h264", GOP)
+    assert not Headers(container.streams.video[0]).spoilt(av.Packet(packet))
+
+
+def test_what_a_stream_shows_with_its_first_picture_is_no_sign_of_damage() -> None:
+    habit = Habit()
+    assert not habit.is_news(True, at_first=True)
+    habit.next_group()
+    assert not habit.is_news(True, at_first=False)
+
+
+def test_what_every_group_shows_is_news_no_more_until_a_group_comes_without_it() -> None:
+    habit = Habit()
+    told = []
+    for found in [True] * (GROUPS + 2) + [False, True]:
+        habit.next_group()
+        told.append(habit.is_news(found, at_first=False))
+    assert told == [True] * GROUPS + [False] * 3 + [True]
 
 
 def silenced(packet: bytes) -> bytes:
