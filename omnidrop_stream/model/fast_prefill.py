@@ -1,7 +1,8 @@
 """The question's pass on arenas: what is read is read where it lies, or copied once.
 
-Below ``depth`` a layer that still sees the whole block reads the trunk's rows in place; once tokens
-have left, the rest is copied to the answer's own rows in one gather, where decoding finds it again.
+Below ``depth`` a layer that still sees all of the block, or most of it on a processor, reads the
+trunk's rows in place; once more tokens have left, the rest is copied to the answer's own rows in
+one gather, where decoding finds it again.
 Attention and Eq. 5 come of one computation of the scores (``model/partial.py``). Nothing between
 the layers waits for the device: how many tokens leave is the schedule's, and how many of those that
 stay are pictures is counted for all layers at the end.
@@ -38,12 +39,12 @@ class FastPrefill(PrunedPrefill):
     ) -> None:
         self._paged = PagedTrunk(decoder.rotary, spec, prompt, segments, slots)
         super().__init__(decoder, spec, prompt, segments, slots, question)
-        self._whole = int(self._visible.shape[0])
         self._text_angles = decoder.rotary.exact_angles(self._positions)
         self._shared = spec.n_kv_heads
         rows = len(question.ids)
-        causal = torch.ones(rows, rows, dtype=torch.bool, device=decoder.device).tril()
-        self._causal = causal.repeat(spec.n_heads // spec.n_kv_heads, 1)
+        self._groups = spec.n_heads // spec.n_kv_heads
+        front = torch.ones(rows, prompt.count + rows, dtype=torch.bool, device=decoder.device)
+        self._causal = front.tril(prompt.count).repeat(self._groups, 1)
         self._seen: list[torch.Tensor] = []
 
     def _opened(
@@ -79,7 +80,7 @@ class FastPrefill(PrunedPrefill):
         self._text = self._decoder.finish(layer, self._text[last], attended)
         if weights is None:
             return None
-        columns = torch.cat(received[1:-1], dim=1)
+        columns = torch.cat(received[1:], dim=1)
         columns = columns if order is None else columns[:, order]
         if late:
             self._evidence[self._visible] += columns[0]
@@ -89,8 +90,8 @@ class FastPrefill(PrunedPrefill):
     def _pieces(
         self, layer: int, n: int, new: Projected
     ) -> tuple[list[Piece], torch.Tensor | None]:
-        """What the layer sees: prompt, block, text; and the place of each visible token among the
-        block's keys (None: in order).
+        """What the layer sees: prompt and text, then the block; and the place of each visible token
+        among the block's keys (None: in order).
         """
         prompt, text = self._paged.prompt_rows(layer), new.k.shape[1]
         front = prompt.shape[0]
@@ -101,21 +102,14 @@ class FastPrefill(PrunedPrefill):
         keys, values = rows[:, 0].transpose(0, 1), rows[:, 1].transpose(0, 1)
         reads, order = self._block_reads(layer, n)
         self._stores.append(LayerStore.over(keys, values, front + text, reads))
-        own, behind = grouped(new.q, self._shared), slice(front, front + text)
-        pieces = [
-            Piece(own, keys[:, :front], values[:, :front]),
-            *(read.piece(new.q) for read in reads),
-            Piece(own, keys[:, behind], values[:, behind], self._causal),
-        ]
-        return pieces, order
+        seen = slice(front + text)
+        own = Piece(grouped(new.q, self._shared), keys[:, seen], values[:, seen], self._causal)
+        return [own, *(read.piece(new.q) for read in reads)], order
 
     def _block_reads(self, layer: int, n: int) -> tuple[list[Read], torch.Tensor | None]:
         if not n:
             return [], None
-        if n < self._whole:
-            return self._paged.gather(layer, self._visible)
-        order = self._paged.section(layer).order
-        return self._paged.reads(layer), order.to(self._visible.device)
+        return self._paged.seen(layer, self._visible)
 
     def _weights(self, layer: int, n: int, leaving: int) -> tuple[bool, torch.Tensor | None]:
         """Rows [W, M] that Eq. 5 averages over: for the evidence first, for the policy last."""
@@ -128,7 +122,7 @@ class FastPrefill(PrunedPrefill):
             wanted.append(self._guidance)
         if not wanted:
             return late, None
-        text, groups = len(self._question.ids), self._causal.shape[0] // len(self._question.ids)
+        text, groups = len(self._question.ids), self._groups
         weights = self._text.new_zeros(len(wanted), text, dtype=torch.float32)
         for row, chosen in zip(weights, wanted, strict=True):
             row[chosen] = 1.0 / (len(chosen) * groups * self._shared)

@@ -23,11 +23,21 @@ class Read:
     """By which angles f32 [1, hd] a query is rotated on to meet these keys; None: not at all."""
     pins: tuple[object, ...] = ()
     """What keeps their memory from being used for something else."""
+    gone: torch.Tensor | None = None
+    """Those that are not seen, i64; None: all are."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of what is seen."""
+        unseen = 0 if self.gone is None else len(self.gone)
+        whole = tensor_bytes(self.keys, self.values)
+        return whole - unseen * (whole // max(1, self.keys.shape[1]))
 
     def piece(self, q: torch.Tensor) -> Piece:
         """For attention of rotated queries [H, n, hd]."""
         turned = q if self.turn is None else rotate(q.float(), self.turn).to(q.dtype)
-        return Piece(grouped(turned, self.keys.shape[0]), self.keys, self.values)
+        own = grouped(turned, self.keys.shape[0])
+        return Piece(own, self.keys, self.values, gone=self.gone)
 
 
 class LayerStore:
@@ -89,7 +99,7 @@ class LayerStore:
     @property
     def nbytes(self) -> int:
         """Bytes allocated, and those read in the trunk, which it pins."""
-        pinned = sum(tensor_bytes(read.keys, read.values) for read in self._reads)
+        pinned = sum(read.nbytes for read in self._reads)
         return tensor_bytes(self._keys, self._values) + pinned
 
 

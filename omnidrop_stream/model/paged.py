@@ -11,7 +11,7 @@ computed in fp64, so that a stream may run for years.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 
@@ -24,6 +24,10 @@ from omnidrop_stream.model.fork import Read
 from omnidrop_stream.model.prefill import positions_of
 from omnidrop_stream.model.rope import Rotary, rotate
 
+FEW_GONE = 0.25
+"""Share of the block that may be gone from a layer which a processor still reads where it lies: the
+products with these keys cost less than a copy of the others.
+"""
 UNTURNED = (0, 0)
 Turn = tuple[int, int]
 """Ids that a query is shifted by to meet some keys: on the temporal axis, on the other two."""
@@ -118,6 +122,7 @@ class PagedTrunk:
             0 if s.paged is None else (s.paged.slot - slot) * ids
             for s, slot in zip(segments, slots, strict=True)
         ]
+        self._count = sum(s.count for s in segments)
         self._sections = list(self._cut())
 
     def section(self, layer: int) -> Section:
@@ -153,10 +158,9 @@ class PagedTrunk:
         """Keys and values [H_kv, N, hd] of the block (or of its ``visible`` tokens), copied, the
         keys turned to the window's slots.
         """
-        count = sum(s.count for s in self.segments)
         if visible is None:
-            visible = torch.arange(count, device=self._rotary.inv_freq.device)
-        if not count:
+            visible = torch.arange(self._count, device=self._rotary.inv_freq.device)
+        if not self._count:
             empty = self.prompt_layer(layer)[0][:, :0]
             return empty, empty
         read = self._copied(layer, visible, None)
@@ -178,9 +182,28 @@ class PagedTrunk:
         ids = {turn: torch.tensor([[turn[0]], [turn[1]], [turn[1]]]) for turn in turns}
         return {turn: self._rotary.exact_angles(own) for turn, own in ids.items()}
 
-    def gather(self, layer: int, visible: torch.Tensor) -> tuple[list[Read], torch.Tensor | None]:
-        """Copies of the ``visible`` tokens [k] of ``layer``, and for each the place that its key
-        has among those of all reads (None: their order is kept).
+    def seen(self, layer: int, visible: torch.Tensor) -> tuple[list[Read], torch.Tensor | None]:
+        """The ``visible`` tokens [k] of ``layer``, and for each the place that its key has among
+        those of all reads (None: their order is kept): where they lie, or a copy.
+        """
+        section, whole, left = self.section(layer), self._count, visible.shape[0]
+        gone = whole - left
+        near = visible.device.type == "cpu" and gone <= FEW_GONE * whole
+        if gone and not near:
+            return self._gathered(layer, visible)
+        order = section.order.to(visible.device)
+        if not gone:
+            return self.reads(layer), order
+        unseen = torch.ones(whole, dtype=torch.bool)
+        unseen[order[visible]] = False
+        parts = torch.split(unseen, [run.stop - run.start for run in section.runs])
+        reads = zip(self.reads(layer), parts, strict=True)
+        return [replace(read, gone=part.nonzero()[:, 0]) for read, part in reads], order[visible]
+
+    def _gathered(
+        self, layer: int, visible: torch.Tensor
+    ) -> tuple[list[Read], torch.Tensor | None]:
+        """Copies of the ``visible`` tokens.
 
         On a processor the tokens are sorted by the turn that their keys want; on other devices,
         where to count them would be to wait, their keys are turned to the window's slots instead.

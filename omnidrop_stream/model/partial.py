@@ -1,8 +1,9 @@
-"""Attention over keys that lie in several places: a softmax in pieces, merged by log-sum-exp.
+"""Attention over keys that lie in several places, which are read where they lie.
 
-For one query row, ``softmax(q K^T) V`` over all keys is the mean of the pieces' own results, each
-weighted by ``exp(lse_i - lse)``, where ``lse_i`` is the logarithm of the sum of the piece's
-exponentials. So keys and values are read where they lie, and nothing is gathered first.
+Few rows (`attend`) write their scores of all places side by side and take one softmax of them.
+Many rows have no room for that: each place gives a result of its own (`partial_attention`), and
+``merge`` weighs them by ``exp(lse_i - lse)``, where ``lse_i`` is the logarithm of the sum of the
+place's exponentials.
 
 Heads that share a key head are more rows of it: queries are [H_kv, M, hd] with M = H / H_kv * rows
 (group after group), keys and values [H_kv, N, hd], strided as they come.
@@ -10,15 +11,12 @@ Heads that share a key head are more rows of it: queries are [H_kv, M, hd] with 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
-BLOCK = 1024
-"""Keys at a time on a processor: their scores stay in its second cache."""
-WIDE_BLOCK = 16_384
-"""Keys at a time elsewhere, where every step is a launch."""
 MAX_ELEMENTS = 2**24
 """Scores in fp32 that are held at once (64 MiB); more rows take turns."""
 
@@ -32,16 +30,18 @@ class Piece:
     v: torch.Tensor
     mask: torch.Tensor | None = None
     """Bool [M, N]: which keys a row sees; None: all."""
+    gone: torch.Tensor | None = None
+    """Keys, i64, that no row sees."""
 
     @property
     def count(self) -> int:
         """Keys, N."""
         return int(self.k.shape[1])
 
-    def rows(self, part: slice) -> Piece:
-        """The same for some of the query rows."""
-        mask = None if self.mask is None else self.mask[part]
-        return Piece(self.q[:, part], self.k, self.v, mask)
+    def part(self, heads: slice, rows: slice) -> Piece:
+        """The same for some of the key heads and of the query rows."""
+        mask = None if self.mask is None else self.mask[rows]
+        return Piece(self.q[heads, rows], self.k[heads], self.v[heads], mask, self.gone)
 
 
 def grouped(q: torch.Tensor, shared: int) -> torch.Tensor:
@@ -67,7 +67,7 @@ def partial_attention(
     """One piece for many rows: result [H_kv, M, hd] and log-sum-exp f32 [H_kv, M].
 
     ``causal``: as many rows as keys, of one query head for each key head; row i sees keys 0..i. By
-    torch's kernel on a processor, else in blocks.
+    torch's kernel on a processor, else by `attend`'s way.
     """
     if q.device.type == "cpu" and q.shape[1] and k.shape[1]:
         # The public function hides the log-sum-exp, which the kernel computes anyway.
@@ -75,8 +75,8 @@ def partial_attention(
         out, lse = kernel(q[None], k[None], v[None], 0.0, causal)
         return out[0], lse[0].float()
     mask = torch.ones(k.shape[1], k.shape[1], dtype=torch.bool, device=q.device).tril()
-    pieces = [Piece(q, k, v, mask if causal else None)]
-    out, lse, _ = _few(pieces, None)
+    lse = q.new_empty(q.shape[:2], dtype=torch.float32)
+    out, _ = _softmax([Piece(q, k, v, mask if causal else None)], None, lse)
     return out.to(q.dtype), lse
 
 
@@ -88,70 +88,78 @@ def attend(
     With ``weights`` f32 [W, M] also, for each piece, how much attention its keys get: the softmax's
     columns [W, N], rows weighted and key heads added up. Scores are fp32, computed once for both.
     """
-    shared, rows, _ = pieces[0].q.shape
-    keys = sum(piece.count for piece in pieces)
-    at_once = max(1, MAX_ELEMENTS // max(1, shared * keys)) if weights is not None else rows
-    outs: list[torch.Tensor] = []
-    received: list[torch.Tensor] = []
-    for start in range(0, rows, max(1, at_once)):
-        part = slice(start, start + at_once)
-        some = [piece.rows(part) for piece in pieces] if at_once < rows else list(pieces)
-        out, _, columns = _few(some, None if weights is None else weights[:, part])
-        outs.append(out)
-        received = [a + b for a, b in zip(received, columns, strict=True)] if received else columns
-    whole = outs[0] if len(outs) == 1 else torch.cat(outs, dim=1)
-    return whole.to(pieces[0].v.dtype), received
+    out, received = _softmax(pieces, weights)
+    counts = [piece.count for piece in pieces]
+    columns = list(torch.split(received, counts, dim=1)) if weights is not None else []
+    return out.to(pieces[0].v.dtype), columns
 
 
-def _blocks(pieces: Sequence[Piece]) -> Iterator[tuple[int, Piece]]:
-    """Blocks of keys with the number of the piece that they belong to."""
-    size = BLOCK if pieces[0].q.device.type == "cpu" else WIDE_BLOCK
-    for number, piece in enumerate(pieces):
-        for start in range(0, piece.count, size):
-            part = slice(start, start + size)
-            mask = None if piece.mask is None else piece.mask[:, part]
-            yield number, Piece(piece.q, piece.k[:, part], piece.v[:, part], mask)
-
-
-def _few(
-    pieces: Sequence[Piece], weights: torch.Tensor | None
-) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]:
-    """Result and log-sum-exp in fp32, and what each piece's keys received."""
-    scale = pieces[0].q.shape[2] ** -0.5
-    scaled = [piece.q.float() * scale for piece in pieces]
-    tops, sums, outs, kept = [], [], [], []
-    for number, block in _blocks(pieces):
-        scores = torch.bmm(scaled[number], block.k.float().transpose(1, 2))
-        if block.mask is not None:
-            scores.masked_fill_(~block.mask, float("-inf"))
-        top = scores.amax(dim=-1, keepdim=True)
-        if block.mask is not None:
-            top = top.clamp(min=torch.finfo(top.dtype).min)  # a row may see nothing of a block
-        weight = scores.sub_(top).exp_()
-        tops.append(top)
-        sums.append(weight.sum(dim=-1, keepdim=True))
-        outs.append(torch.bmm(weight, block.v.float()))
+def _softmax(
+    pieces: Sequence[Piece], weights: torch.Tensor | None, lse: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Result in fp32, and what all keys received [W, N]; the log-sum-exp goes to ``lse`` f32
+    [H_kv, M].
+    """
+    shared, rows, width = pieces[0].q.shape
+    some = [_scaled(piece) for piece in pieces if piece.count]
+    keys = sum(piece.count for piece in some)
+    out = torch.empty(shared, rows, width, device=pieces[0].q.device)
+    received = out.new_zeros(0 if weights is None else weights.shape[0], keys)
+    scores = out.new_empty(0)  # one memory for all parts: new one is as slow as a product
+    for heads, part in _parts(shared, rows, keys, out.device):
+        own = [piece.part(heads, part) for piece in some]
+        shape = (*own[0].q.shape[:2], keys)
+        if scores.numel() < math.prod(shape):
+            scores = out.new_empty(shape)
+        probabilities = scores.flatten()[: math.prod(shape)].view(shape)
+        _probabilities(own, probabilities, None if lse is None else lse[heads, part])
+        _weighted_values(own, probabilities, out[heads, part])
         if weights is not None:
-            kept.append((number, weight))
-    lses = torch.cat(tops, dim=-1) + torch.cat(sums, dim=-1).log()
-    lse = lses.logsumexp(dim=-1, keepdim=True)
-    factors = (torch.cat(tops, dim=-1) - lse).exp()  # from a block's own scale to that of all
-    out = outs[0] * factors[..., :1]
-    for number, part in enumerate(outs[1:], 1):
-        out = torch.addcmul(out, part, factors[..., number : number + 1])
-    received = _columns(pieces, kept, factors, weights) if weights is not None else []
-    return out, lse[..., 0], received
+            received += torch.matmul(weights[:, part], probabilities).sum(dim=0)
+    return out, received
 
 
-def _columns(
-    pieces: Sequence[Piece],
-    kept: Sequence[tuple[int, torch.Tensor]],
-    factors: torch.Tensor,
-    weights: torch.Tensor,
-) -> list[torch.Tensor]:
-    parts: list[list[torch.Tensor]] = [[] for _ in pieces]
-    for place, (number, weight) in enumerate(kept):
-        rows = weights * factors[:, None, :, place]  # [H_kv, W, M]
-        parts[number].append(torch.bmm(rows, weight).sum(dim=0))
-    empty = weights.new_zeros(weights.shape[0], 0)
-    return [torch.cat(part, dim=-1) if part else empty for part in parts]
+def _scaled(piece: Piece) -> Piece:
+    """With the scores' scale in its queries, which are fp32 then."""
+    return replace(piece, q=piece.q.float() * piece.q.shape[2] ** -0.5)
+
+
+def _parts(
+    shared: int, rows: int, keys: int, device: torch.device
+) -> Iterator[tuple[slice, slice]]:
+    """Key heads and rows whose scores are held at once: on a processor one head's, which stay near
+    it; elsewhere, where every step is a launch, as many as may be.
+    """
+    at_once = 1 if device.type == "cpu" else shared
+    height = max(1, MAX_ELEMENTS // max(1, at_once * keys))
+    for head in range(0, shared, at_once):
+        for row in range(0, rows, height):
+            yield slice(head, head + at_once), slice(row, row + height)
+
+
+def _probabilities(pieces: Sequence[Piece], out: torch.Tensor, lse: torch.Tensor | None) -> None:
+    """Put the softmax over all keys in ``out`` f32 [heads, M, keys], and its log-sum-exp in ``lse``
+    [heads, M].
+    """
+    at = 0
+    for piece in pieces:
+        place = out[..., at : at + piece.count]
+        torch.bmm(piece.q, piece.k.float().transpose(1, 2), out=place)
+        if piece.mask is not None:
+            place.masked_fill_(~piece.mask, float("-inf"))
+        if piece.gone is not None:
+            place.index_fill_(-1, piece.gone, float("-inf"))
+        at += piece.count
+    if lse is not None:
+        torch.logsumexp(out, dim=-1, out=lse)
+    torch.softmax(out, dim=-1, out=out)
+
+
+def _weighted_values(
+    pieces: Sequence[Piece], probabilities: torch.Tensor, out: torch.Tensor
+) -> None:
+    at = 0
+    for number, piece in enumerate(pieces):
+        part = probabilities[..., at : at + piece.count]
+        out.baddbmm_(part, piece.v.float(), beta=min(number, 1))
+        at += piece.count

@@ -11,7 +11,8 @@ import torch
 from omnidrop_stream.cache import Paged, RowShape, Storage, lease
 from omnidrop_stream.config import ModelConfig
 from omnidrop_stream.model.load import random_model
-from omnidrop_stream.model.paged import PagedTrunk
+from omnidrop_stream.model.paged import FEW_GONE, PagedTrunk
+from omnidrop_stream.model.partial import Piece, attend, grouped
 from omnidrop_stream.model.qwen_omni import QwenOmni
 from omnidrop_stream.model.rope import Rotary, block_positions, rotate
 from omnidrop_stream.stream import OmniStream
@@ -246,6 +247,28 @@ def test_keys_stay_right_over_ten_thousand_chunks():
     assert (
         band.arena.reserved_bytes == 2 * spec.n_kv_heads * spec.head_dim * 4 * band.arena._pool.rows
     )
+
+
+@pytest.mark.parametrize("gone", [0, 1, 90])
+def test_a_layer_that_sees_most_of_the_block_reads_it_where_it_lies(models, chunks, gone):
+    """And the others copy: either way the same keys meet the same query."""
+    stream = opened(models["fast"], chunks, "read_side", **ROLLING)
+    held, spec = stream.snapshot(), models["fast"].spec
+    trunk = PagedTrunk(
+        models["fast"].decoder.rotary, spec, stream._prompt, held, list(range(len(held)))
+    )
+    whole = sum(s.count for s in held)
+    visible = torch.randperm(whole, generator=torch.Generator().manual_seed(gone))[gone:]
+    visible = visible.sort().values
+    q = torch.randn(spec.n_heads, 3, spec.head_dim)
+    reads, order = trunk.seen(2, visible)
+    in_place = gone <= FEW_GONE * whole
+    assert all(bool(read.pins) == in_place for read in reads)
+    out, received = attend([read.piece(q) for read in reads], torch.ones(1, 6))
+    keys, values = trunk.block_layer(2, visible)
+    once, columns = attend([Piece(grouped(q, spec.n_kv_heads), keys, values)], torch.ones(1, 6))
+    assert torch.allclose(out, once, atol=1e-5)
+    assert torch.allclose(torch.cat(received, dim=1)[:, order], columns[0], atol=1e-5)
 
 
 def window_ids(segment, slot, prompt, spec):

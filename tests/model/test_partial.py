@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -40,9 +42,9 @@ def test_results_of_pieces_merge_to_one_softmax(sizes):
 
 
 @pytest.mark.parametrize("sizes", SIZES)
-@pytest.mark.parametrize("block", [4, 1024])
-def test_attention_over_pieces_is_one_softmax_with_its_columns(sizes, block, monkeypatch):
-    monkeypatch.setattr(partial, "BLOCK", block)
+@pytest.mark.parametrize("most", [40, 2**24])
+def test_attention_over_pieces_is_one_softmax_with_its_columns(sizes, most, monkeypatch):
+    monkeypatch.setattr(partial, "MAX_ELEMENTS", most)
     pieces, weights = pieces_of(sizes), torch.rand(3, 6)
     out, received = attend(pieces, weights)
     whole, result = once(pieces)
@@ -50,6 +52,21 @@ def test_attention_over_pieces_is_one_softmax_with_its_columns(sizes, block, mon
     columns = (weights.double() @ whole).sum(dim=0)
     assert [r.shape[1] for r in received] == sizes
     assert torch.allclose(torch.cat(received, dim=1).double(), columns, atol=1e-6)
+
+
+def test_keys_that_are_gone_get_nothing_and_give_nothing():
+    pieces, gone, weights = (
+        pieces_of([3, 9], masked=False),
+        torch.tensor([1, 4, 5]),
+        torch.ones(1, 6),
+    )
+    stays = torch.tensor([n for n in range(9) if n not in gone.tolist()])
+    left = replace(pieces[1], k=pieces[1].k[:, stays], v=pieces[1].v[:, stays])
+    out, received = attend([pieces[0], replace(pieces[1], gone=gone)], weights)
+    same, columns = attend([pieces[0], left], weights)
+    assert torch.allclose(out, same, atol=1e-6)
+    assert torch.allclose(received[1][:, stays], columns[1], atol=1e-6)
+    assert float(received[1][:, gone].abs().max()) == 0.0
 
 
 def test_more_rows_than_may_be_held_at_once_take_turns(monkeypatch):
