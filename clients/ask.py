@@ -24,7 +24,9 @@ def ask(
     """Print what happens; returns the exit code of the first question that failed, or 0."""
     from runtime.asking import Failed, Question, ask_source
     from runtime.models import default_model
+    from runtime.sources.complaints import listen
 
+    listen()
     config = settings(flags, default_model())
     options = source_options(taken, os.environ)
     times = moments(questions, at_s)

@@ -88,7 +88,9 @@ def live(
     this process, so it may end here and now.
     """
     from runtime.models import default_model
+    from runtime.sources.complaints import listen
 
+    listen()
     config = settings(flags, default_model())
     config = _with_watches(_with_kind(config, kind_of(flags, config)), wishes.watch)
     script = _script(config, wishes)

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 def probe(source: str, options: SourceOptions, seconds: float, json: bool = False) -> int:
     """Look at the source and print what was found; 0 also where there is something to mend."""
     from runtime.probe import probe as look
+    from runtime.sources.complaints import listen
 
+    listen()
     report = look(source, options, seconds)
     if json:
         found = dataclasses.asdict(report)

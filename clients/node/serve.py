@@ -36,6 +36,7 @@ from omnidrop_stream.errors import ConfigError, OmniDropError, UsageError
 from omnidrop_stream.watch_config import WatchConfig
 from runtime.journal import Journal
 from runtime.node import CameraSpec, Node
+from runtime.sources.complaints import listen
 
 DRAIN_S = 3.0
 """Given to answers in progress; closing everything takes up to 2 s more."""
@@ -78,6 +79,7 @@ def serve(
     """
     config = load_node_config(path, flags)
     logs.set_up(config.log.level, config.log.json_lines)
+    listen()
     for advice in advices(config):
         _log.warning(advice)
     with _only_one(config):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from av.video.reformatter import VideoReformatter
 
 from omnidrop_stream.types import SAMPLE_RATE, Frame, Samples
 from runtime.sources.base import SourceStats
+from runtime.sources.complaints import complaints
 from runtime.sources.doubt import GROUPS, Habit
 from runtime.sources.units import Headers
 
@@ -84,7 +86,7 @@ class PictureDecoder:
         if self._strict:
             self._context.options = _STRICT
         self._headers = Headers(stream) if live else None
-        self._strange = Habit()  # what is found in them
+        self._strange, self._complained = Habit(), Habit()  # found in them; said in FFmpeg's log
         self._prompt = False  # keyframes give a picture at once
         self._errors, self._spoilt = False, 0  # in this group of pictures; groups in a row with any
         self._renewed = False
@@ -103,6 +105,7 @@ class PictureDecoder:
         """The frames that this packet completes."""
         if packet.is_keyframe:
             self._strange.next_group()
+            self._complained.next_group()
             held = self._mended()
             for frame in held:
                 frame.time_base = packet.time_base  # no packet brings them, so they have none
@@ -130,10 +133,17 @@ class PictureDecoder:
 
     def _decoded(self, packet: av.Packet[Any]) -> list[av.VideoFrame] | None:
         """None: it is broken."""
-        try:
-            return self._context.decode(packet)
-        except (av.error.FFmpegError, ValueError):
-            self._stats.decode_errors += 1
+        frames = None
+        with complaints() as said:
+            try:
+                frames = self._context.decode(packet)
+            except (av.error.FFmpegError, ValueError):
+                self._stats.decode_errors += 1
+        at_first = self._depth is None
+        if self._complained.is_news(self._live and bool(said), at_first=at_first):
+            self._doubt()
+        if frames is not None:
+            return frames
         if self._strict and packet.is_keyframe and self._depth is None:
             self._strict = False  # its very first keyframe: FFmpeg complains about all it sends
             self._anew()
@@ -195,10 +205,9 @@ class PictureDecoder:
         if self._strict:
             new.options = _STRICT
         self._context = new
-        try:
+        with complaints(), contextlib.suppress(av.error.FFmpegError, ValueError):
             return old.decode(None)
-        except (av.error.FFmpegError, ValueError):
-            return []
+        return []
 
 
 def decoded_pictures(
@@ -294,11 +303,12 @@ class SoundDecoder:
 
     def push(self, packet: av.Packet[Any]) -> Iterator[Samples]:
         """The sound that this packet completes."""
-        try:
-            frames = packet.decode()
-        except (av.error.FFmpegError, ValueError):
-            self._stats.decode_errors += 1
-            return
+        with complaints():
+            try:
+                frames = packet.decode()
+            except (av.error.FFmpegError, ValueError):
+                self._stats.decode_errors += 1
+                return
         for frame in frames:
             if not isinstance(frame, av.AudioFrame) or not frame.samples:
                 continue

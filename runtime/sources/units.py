@@ -14,8 +14,9 @@ from typing import Any
 
 import av
 import av.error
-import av.logging
 from av.bitstream import BitStreamFilterContext
+
+from runtime.sources.complaints import complaints
 
 START = b"\x00\x00\x01"
 _STARTS = (START, b"\0" + START)
@@ -48,7 +49,7 @@ class Headers:
         if self._reader is None or not data.startswith(_STARTS):
             return False
         read = b"".join(START + unit for unit in _split(data) if _is_read(unit, self._codec))
-        with av.logging.Capture():
+        with complaints():
             try:
                 return bool(read) and not self._reader.filter(av.Packet(read))
             except (av.error.FFmpegError, ValueError):

@@ -16,15 +16,16 @@ from fractions import Fraction
 from typing import Any
 
 import av
-import av.logging
 import numpy as np
 
 from omnidrop_stream.chunker import Chunker, ChunkerSettings
 from omnidrop_stream.types import CHUNK_SAMPLES, Chunk, Frame, Samples
 from runtime.sources.base import Interruption, SourceStats
+from runtime.sources.complaints import listen
 from runtime.sources.decode import Picture, PictureDecoder, SoundDecoder, ToRgb
 from runtime.sources.live import LiveItems, Timeline
 from tests.faults import clips, mutations
+from tests.faults.heard import heard
 
 SEGMENT_S = 4.0
 PICTURES = round(SEGMENT_S * clips.FPS)
@@ -138,15 +139,13 @@ class Worker:
             source = self._sound if is_sound else self._video
             packet = _packet(data, source.streams[0], begin_s + at_s, key)
             if is_sound:
-                with av.logging.Capture():
-                    runs = list(self._hearer.push(packet))
-                for run in runs:
+                for run in list(self._hearer.push(packet)):
                     self.counts.loud += not (np.abs(run.pcm) <= 1).all()
                     self._push(self._items.sound(run))
                 continue
-            with av.logging.Capture() as lines:
+            with heard() as lines:
                 decoded = list(self._decoder.push(packet))
-            if any(level <= av.logging.ERROR and "SEI" not in line for level, _, line in lines):
+            if any("SEI" not in line for line in lines):
                 self._complained_at.append(begin_s + at_s)
             for picture in decoded:
                 self._came_s = begin_s + at_s
@@ -246,8 +245,7 @@ def _packet(data: bytes, stream: Any, time_s: float, key: bool) -> av.Packet[Any
 def main() -> None:
     """Arguments as the module's docstring says."""
     video, sound, seed, count = sys.argv[1:]
-    av.logging.set_level(av.logging.ERROR)
-    av.logging.set_skip_repeated(False)
+    listen()
     counts = Worker(video, sound, int(seed)).run(int(count))
     print(json.dumps(asdict(counts)), flush=True)  # noqa: T201
 

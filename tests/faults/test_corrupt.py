@@ -2,18 +2,37 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+
+import av.logging
 import pytest
 
+from runtime.sources.complaints import listen
 from tests.faults.clips import FPS, GOP
 from tests.faults.corrupt_worker import Worker
 
 
+@pytest.fixture
+def listening() -> Iterator[None]:
+    libav = logging.getLogger("libav")
+    level = libav.level
+    listen()
+    yield
+    libav.setLevel(level)
+    av.logging.set_skip_repeated(True)
+    av.logging.set_level(None)
+
+
+@pytest.mark.usefixtures("listening")
 @pytest.mark.parametrize(("video", "sound"), [("h264", "aac"), ("hevc", "pcm_alaw")])
 def test_damaged_packets_are_lived_through(video: str, sound: str) -> None:
     counts = Worker(video, sound, seed=7).run(25)
     assert counts.segments == 25
     assert counts.damaged_pictures > 0  # the damage is real
     assert max(counts.good_after_s) <= GOP / FPS + 2.0
+    assert counts.noticed_unflagged == 0
+    assert counts.wrong_noticed > 0 or video == "hevc"  # whose decoder refuses what it notices
     assert counts.loud == counts.odd_chunks == 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,23 +14,28 @@ import av.logging
 import numpy as np
 import pytest
 
+from clients.cli import main
 from runtime.sources.base import SourceStats
+from runtime.sources.complaints import complaints, listen
 from runtime.sources.decode import PictureDecoder, ToRgb
 from runtime.sources.doubt import GROUPS, Habit
 from runtime.sources.units import Headers, spoilt_header
 from tests.faults import mutations
 from tests.faults.clips import FPS, GOP, SIZE, picture, pictures
+from tests.faults.heard import heard
 
 PICTURES = 2 * GOP
-VPS, SPS, PPS = 32, 7, 8
+VPS, SPS, PPS, IDR = 32, 7, 8, 5
 Damage = Callable[[list[bytes]], Sequence[bytes]]
 
 
 @pytest.fixture(autouse=True)
-def complaints() -> Iterator[None]:
-    av.logging.set_level(av.logging.ERROR)
-    av.logging.set_skip_repeated(False)
+def listening() -> Iterator[None]:
+    libav = logging.getLogger("libav")
+    level = libav.level
+    listen()
     yield
+    libav.setLevel(level)
     av.logging.set_skip_repeated(True)
     av.logging.set_level(None)
 
@@ -69,7 +75,7 @@ def through(codec: str, damage: Damage, rounds: int = 1) -> tuple[list[Came], So
         packet.stream, packet.time_base = stream, original.time_base
         packet.pts = packet.dts = zero + number * step
         packet.is_keyframe = original.is_keyframe
-        with av.logging.Capture() as lines:
+        with heard() as lines:
             found = list(decoder.push(packet))
         complained |= {number} if lines else set()
         for one in found:
@@ -275,6 +281,56 @@ def test_a_header_that_no_encoder_writes_is_seen(codec: str, header: str, spoilt
     packet = bytes.fromhex(f"00000001{delimiter}000001{unit}")
     assert spoilt_header(packet, codec) is spoilt
     assert not spoilt_header(bytes.fromhex(f"00000006{unit}"), codec)  # a length, no start code
+
+
+# what FFmpeg only says in its log
+
+
+def kept_for_long(packet: bytes) -> bytes:
+    """The keyframe says that it is a long-term reference, which leaves no room for any other."""
+    return with_every(
+        IDR, "h264", lambda unit: flipped(unit, 8 * (unit.index(b"\x65") + 2)), packet
+    )
+
+
+def test_what_ffmpeg_only_complains_about_is_flagged_up_to_a_keyframe() -> None:
+    came, stats = through("h264", lambda sent: [kept_for_long(sent[0]), *sent[1:]])
+    assert stats.decode_errors == 0
+    assert {one.number - PICTURES for one in came if one.noticed} >= {1, 2, 3, 4}
+    assert {one.number - PICTURES for one in came if one.corrupt} == {1, 2, 3, 4}
+
+
+def test_what_ffmpeg_always_complains_about_is_no_sign_of_damage() -> None:
+    refused = b"\0\0\1\x68\0\x80\x80"  # a PPS whose number is out of range
+    came, _ = through("h264", lambda sent: [refused + data for data in sent], rounds=3)
+    assert all(one.right and one.noticed for one in came[PICTURES:])
+    flagged = [one.number - PICTURES for one in came if one.corrupt]
+    assert flagged == list(range(GROUPS * GOP))
+
+
+def test_errors_are_heard_by_decoders_alone(caplog: pytest.LogCaptureFixture) -> None:
+    av.logging.set_level(None)
+    listen()
+    with complaints() as said:
+        av.logging.log(av.logging.ERROR, "h264", "error while decoding")
+        av.logging.log(av.logging.ERROR, "h264", "SEI type 5 truncated")
+        av.logging.log(av.logging.WARNING, "h264", "strange")
+    av.logging.log(av.logging.ERROR, "mov", "nobody listens")
+    assert said == ["error while decoding"]
+    assert not caplog.records
+
+
+def test_a_level_that_was_chosen_stays() -> None:
+    av.logging.set_level(av.logging.WARNING)
+    listen()
+    assert av.logging.get_level() == av.logging.WARNING
+
+
+@pytest.mark.parametrize("command", [["ask", "none.mp4", "What?"], ["live", "x:"], ["probe", "x:"]])
+def test_the_commands_that_read_a_source_listen(command: list[str]) -> None:
+    av.logging.set_level(None)
+    assert main(command) != 0
+    assert av.logging.get_level() == av.logging.ERROR
 
 
 # H.264: a damaged header may tell the decoder to hold back many pictures
