@@ -43,19 +43,37 @@ BETWEEN_FAULTS_S = (20.0, 70.0)
 """Of each feed. More often, and the growing waits of reconnecting would keep it off the air."""
 ASK_EVERY_S = 20.0
 SAMPLE_EVERY_S = 5.0
+ANSWER_S = 30.0
+QUIET_S = ANSWER_S + 10.0
+"""A sample waits so long for a question to be done with; then it is left out, and counted."""
 HEALED_S = 60.0
 SLOPE_LIMIT_MIB_H, LATENCY_RATIO = 5.0, 1.1
 
 
 class Meter:
-    """What every chunk cost, over all sessions: written by the model thread alone."""
+    """What every chunk cost, over all sessions: written by the model thread alone; and whether a
+    question is open.
+    """
 
     def __init__(self) -> None:
         self.at = array("d")
         self.wall_ms = array("d")
         self.cpu_ms = array("d")
         self.asked = self.answered = 0
+        self.idle = asyncio.Event()
+        """No question is open."""
+        self.idle.set()
         self._cpu_s, self._answered = 0.0, 0
+
+    def question(self) -> None:
+        """One is asked; by the event loop, as `replied`."""
+        self.asked += 1
+        self.idle.clear()
+
+    def replied(self) -> None:
+        """It is done with, well or not."""
+        self.answered = self.asked
+        self.idle.set()
 
     def committed(self, wall_ms: float) -> None:
         """A chunk is in the trunk. The thread's processor time since the chunk before is its own,
@@ -105,7 +123,7 @@ class Soak:
         self._faults: dict[str, int] = {}
         self._errors: dict[str, int] = {}
         self._answers = 0
-        self._unhealed = 0
+        self._unhealed = self._skipped = 0
         self._began_s = time.monotonic()
 
     async def run(self) -> None:
@@ -193,29 +211,34 @@ class Soak:
         while not await _set_within(over, ASK_EVERY_S / len(sessions)):
             session = sessions[turn % len(sessions)]
             turn += 1
-            self._meter.asked += 1
+            self._meter.question()
             try:
-                async with asyncio.timeout(30):
+                async with asyncio.timeout(ANSWER_S):
                     async for _ in session.ask("What happened?"):
                         pass
                 self._answers += 1
             except (OmniDropError, TimeoutError) as error:
                 self._error(type(error).__name__)
-            self._meter.answered = self._meter.asked
+            self._meter.replied()
 
     async def _sample(self, sessions: list[StreamSession], over: asyncio.Event) -> None:
         told_s = 0.0
         while not await _set_within(over, SAMPLE_EVERY_S):
-            # Single samples stood 13 to 16 MiB above the others, and no longer do between answers:
-            # how often one meets an answer is how busy the machine is, and no growth.
-            while self._meter.asked != self._meter.answered:  # noqa: ASYNC110
-                await asyncio.sleep(0.05)
+            await self._take_sample(QUIET_S)
             now_s = time.monotonic() - self._began_s
-            sizes = measure.resident_mib(), measure.allocated_mib()
-            self._memory.append((now_s, *sizes))
-            if now_s - told_s >= 60:
+            if self._memory and now_s - told_s >= 60:
                 told_s = now_s
                 await asyncio.to_thread(self._tell_partial, sessions)
+
+    async def _take_sample(self, limit_s: float) -> None:
+        """Between answers: single samples stood 13 to 16 MiB above the others, and no longer do.
+        How often one meets an answer is how busy the machine is, and no growth.
+        """
+        if not await _set_within(self._meter.idle, limit_s):
+            self._skipped += 1
+            return
+        sizes = measure.resident_mib(), measure.allocated_mib()
+        self._memory.append((time.monotonic() - self._began_s, *sizes))
 
     async def _all_well(self, sessions: list[StreamSession]) -> None:
         """All is healed: every session is to be live, and to give answers, in bounded time."""
@@ -248,7 +271,7 @@ class Soak:
         return min(600.0, self._seconds / 6)
 
     def _slope_row(self) -> Row:
-        return slope_row(self._memory, self._seconds / 2)
+        return slope_row(self._memory, self._seconds / 2, self._skipped)
 
     def _latency_row(self) -> Row:
         """Judged by processor time: what a shared machine's other work does to the wall time is
@@ -289,8 +312,11 @@ class Soak:
         self._tell(self._latency_row())
 
 
-def slope_row(samples: Sequence[tuple[float, float, float]], from_s: float) -> Row:
-    """How memory goes from ``from_s`` on; samples: s, MiB resident, MiB in use by malloc.
+def slope_row(
+    samples: Sequence[tuple[float, float, float]], from_s: float, skipped: int = 0
+) -> Row:
+    """How memory goes from ``from_s`` on; samples: s, MiB resident, MiB in use by malloc; skipped:
+    how many were left out, since an answer took too long.
 
     Before that the allocator's heaps fill up, step by step and for good; what is left of it at the
     end of a long run is what counts.
@@ -306,10 +332,16 @@ def slope_row(samples: Sequence[tuple[float, float, float]], from_s: float) -> R
         "autocorrelation",
         f"{slope:.2f} MiB/h, upper bound {bound:.2f} MiB/h{'' if math.isnan(own_slope) else own}; "
         f"resident at first {sizes[0]:.0f}, at half {resident[0] if resident else math.nan:.0f}, "
-        f"at the end {sizes[-1]:.0f} MiB",
+        f"at the end {sizes[-1]:.0f} MiB; {len(samples)} samples, {skipped} left out for an answer "
+        f"that took more than {QUIET_S:g} s",
         f"upper bound < {SLOPE_LIMIT_MIB_H:g} MiB/h",
         bound < SLOPE_LIMIT_MIB_H,
-        {"slope_mib_h": slope, "upper_mib_h": bound, "minutes": _by_minute(samples, 1, 0.0)[1]},
+        {
+            "slope_mib_h": slope,
+            "upper_mib_h": bound,
+            "skipped": skipped,
+            "minutes": _by_minute(samples, 1, 0.0)[1],
+        },
     )
 
 
