@@ -2,20 +2,21 @@
 
 One stream of each engine holds the largest window and two chunks more; a smaller window is a
 question that looks back so far, which finds it as after an eviction. Rounds take the engines in
-turn. Most of the held chunks are copies of the first ones' states, whose values cost nothing else.
+turn. Most of the held chunks get copies of the first ones' states, whose values cost nothing else.
 What a question has to read is counted, not guessed: the decoder's weights once, the head, and
-the keys and values of the tokens that enter each layer, as the answer tells them.
+the keys and values of the tokens that enter each layer, as the answer tells them. So is what it has
+to compute; how fast the machine copies and multiplies is measured in the same run.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 
-from omnidrop_stream.cache import Paged, Storage, lease, slots_of, tensor_bytes
+from omnidrop_stream.cache import Paged, Segment, lease, slots_of, tensor_bytes
 from omnidrop_stream.config import Config
 from omnidrop_stream.lab.bench_cost import Ratio, Spread, Stopwatch
 from omnidrop_stream.lab.bench_feed import (
@@ -27,32 +28,55 @@ from omnidrop_stream.lab.bench_feed import (
     open_stream,
 )
 from omnidrop_stream.lab.bench_floor import Rates, measure_rates
-from omnidrop_stream.model.base import ExtendRequest
+from omnidrop_stream.lab.flops import token_flops
+from omnidrop_stream.lab.held import sizes_of
+from omnidrop_stream.model.base import LOOSE, ExtendRequest, Place, Prompt, States
 from omnidrop_stream.model.parts import parts_of
 from omnidrop_stream.model.qwen_omni import Engine, QwenOmni
 from omnidrop_stream.model.template import ChatTemplate
 from omnidrop_stream.stream import OmniStream
-from omnidrop_stream.types import CHUNK_SECONDS, Answer, Chunk, Query
+from omnidrop_stream.types import CHUNK_SECONDS, Answer, Chunk, ChunkTokens, Query
 
 ENGINES: tuple[Engine, ...] = ("plain", "fast")
 POOL = 4
 """Chunks that are encoded; the stream repeats them."""
 
 
+SHORT_QUESTION = "Now?"
+"""Few rows, of which the memory sets the pace sooner than the products."""
+
+
 @dataclass(frozen=True, slots=True)
-class EngineRow:
-    """One engine at one window; processor time on a CPU, wall time on a GPU."""
+class QuestionRow:
+    """One engine's question at one window; processor time on a CPU, wall time on a GPU."""
 
     window: int
     engine: str
+    text_rows: int
+    """Rows that run through the layers: the question and the template around it."""
     question_ms: Spread
     faster: Ratio
     """Times less than plain at this window."""
     read_bytes: int
     """What the question must read."""
-    read_bytes_per_s: float
+    flops: int
+    """What it must compute."""
+    floor_ms: float
+    """The larger of what these two take at the machine's rates."""
+
+    @property
+    def read_bytes_per_s(self) -> float:
+        """Of what it must read, in the time it takes."""
+        return self.read_bytes / self.question_ms.median * 1e3
+
+
+@dataclass(frozen=True, slots=True)
+class ArrivalRow:
+    """What one chunk costs one engine behind a window that is full, encoders excluded."""
+
+    window: int
+    engine: str
     arrival_ms: Spread
-    """One chunk behind a window that is full, encoders excluded."""
     attention_ms: Spread
     """Of that, attention and all that the engine does for it (rotating, joining, writing)."""
 
@@ -61,25 +85,63 @@ class EngineRow:
 class Engines:
     """All of them, with what the machine can do."""
 
-    rows: tuple[EngineRow, ...]
+    rows: tuple[QuestionRow, ...]
+    arrivals: tuple[ArrivalRow, ...]
     rates: Rates
     rounds: int
+
+
+class _CopiedStates(KeptTowers):
+    """The same weights; while ``copying``, a chunk behind the first ones gets the states of the one
+    that it repeats instead of a pass through the layers.
+    """
+
+    copying = False
+
+    def extend(
+        self,
+        prompt: Prompt,
+        past: Sequence[Segment],
+        past_slots: Sequence[int],
+        tokens: ChunkTokens,
+        slot: int,
+        hidden: torch.Tensor,
+        layers: range,
+        place: Place = LOOSE,
+    ) -> Generator[None, None, States]:
+        """For real, or a copy in memory of its own."""
+        if not self.copying:
+            run = super().extend(prompt, past, past_slots, tokens, slot, hidden, layers, place)
+            return (yield from run)
+        source = past[len(past) % POOL]
+        states = States(source.keys.clone(), source.values.clone(), hidden)
+        last = past[-1].paged
+        if source.paged is None or last is None:
+            return states
+        (first,) = source.paged.bands
+        sizes = (first.video.count, first.audio.count)
+        (band,) = lease(layers, first.arena.shape, *sizes, place.storage, last)
+        for layer in layers:
+            rows = first.read(layer)
+            band.write(layer, rows[:, 0], rows[:, 1])
+        return replace(states, paged=Paged(last.slot + 1, (band,)))
 
 
 class _Held:
     """A stream of one engine, and its samples."""
 
-    def __init__(self, model: KeptTowers, config: Config, chunks: int, watch: Stopwatch) -> None:
+    def __init__(self, model: _CopiedStates, config: Config, chunks: int, watch: Stopwatch) -> None:
         pairs = -(-chunks // WINDOW_CHUNKS)
         pair = sum(model.kept(c).tokens.count for c in make_chunks(WINDOW_CHUNKS))
         self.model, self._watch = model, watch
         self.stream: OmniStream = open_stream(model, config, "read_side", pairs * pair, watch.now)
-        template = ChatTemplate(model.tokenizer, config.stream.kind)
-        self._prompt = model.prefill_prompt(*template.prompt(config.stream.system_prompt))
+        self._template = ChatTemplate(model.tokenizer, config.stream.kind)
+        prompt, markers = self._template.prompt(config.stream.system_prompt)
+        self.prompt = model.prefill_prompt(prompt, markers)
         self.arrival: dict[int, list[float]] = defaultdict(list)
         self.attention: dict[int, list[float]] = defaultdict(list)
-        self.question: dict[int, list[float]] = defaultdict(list)
-        self.answer: dict[int, Answer] = {}
+        self.question: dict[tuple[int, str], list[float]] = defaultdict(list)
+        self.answer: dict[tuple[int, str], Answer] = {}
 
     def fill(self, chunks: Sequence[Chunk], windows: Sequence[int]) -> None:
         """Push the first chunks, and timed the two behind each window; the rest are copies of the
@@ -87,51 +149,26 @@ class _Held:
         """
         timed = {window + n: window for window in windows for n in range(WINDOW_CHUNKS)}
         for number, chunk in enumerate(chunks):
-            if number >= POOL and number not in timed:
-                self._append_copy(number)
-                continue
+            self.model.copying = number >= POOL and number not in timed
             spent = self._time(lambda chunk=chunk: self.stream.push(chunk))  # type: ignore[misc]
             if number in timed:
                 self.arrival[timed[number]].append(spent)
                 self.attention[timed[number]].append(self._attention())
 
-    def _append_copy(self, number: int) -> None:
-        """A copy of the states of chunk ``number`` modulo POOL, as chunk ``number``."""
-        held = self.stream.snapshot()
-        segment, last = held[number % POOL], held[-1].paged
-        paged, start_s = None, CHUNK_SECONDS * number
-        if segment.paged is not None and last is not None:
-            first = segment.paged.bands[0]
-            sizes = (first.video.count, first.audio.count)
-            (band,) = lease(first.layers, first.arena.shape, *sizes, Storage(0, 1.0), last)
-            for layer in band.layers:
-                rows = segment.paged.layer(layer)
-                band.write(layer, rows[:, 0], rows[:, 1])
-            paged = Paged(last.slot + 1, (band,))
-        copy = replace(
-            segment,
-            chunk=number,
-            window=number // WINDOW_CHUNKS,
-            start_s=start_s,
-            end_s=start_s + CHUNK_SECONDS,
-            keys=segment.keys.clone(),
-            values=segment.values.clone(),
-            paged=paged,
-        )
-        # Nobody but a benchmark makes up a stream's states, so there is no public way in.
-        self.stream._cache.append(copy)
-        self.stream._carry = replace(self.stream._carry, next_chunk=number + 1, window=copy.window)
+    def text_rows(self, question: str) -> int:
+        """Rows of ``question`` with the template around it."""
+        return len(self._template.tail(question).ids)
 
-    def ask(self, window: int) -> None:
+    def ask(self, window: int, question: str) -> None:
         """One question of the last ``window`` chunks."""
-        query = Query(QUESTION, look_back_s=window * CHUNK_SECONDS)
+        query = Query(question, look_back_s=window * CHUNK_SECONDS)
         events: list[object] = []
         spent = self._time(lambda: events.extend(self.stream.ask(query)))
-        self.question[window].append(spent)
+        self.question[window, question].append(spent)
         answer = events[-1]
         if not isinstance(answer, Answer):
             raise TypeError(f"a question ended with {answer!r} instead of an answer")
-        self.answer[window] = answer
+        self.answer[window, question] = answer
 
     def _time(self, work: Callable[[], object]) -> float:
         _, cost = self._watch.time(work)
@@ -143,7 +180,7 @@ class _Held:
         spec, slots = self.model.spec, slots_of(self.stream.snapshot())
         layers = range(spec.n_layers)
         request = ExtendRequest(
-            self._prompt,
+            self.prompt,
             tuple(past),
             slots[:-1],
             newest.tokens,
@@ -175,18 +212,19 @@ def measure_engines(
     held: dict[Engine, _Held] = {}
     for engine in ENGINES:
         note(f"engines: filling {longest} chunks, {engine}")
-        towers = KeptTowers(model.with_engine(engine), encoded)
+        towers = _CopiedStates(model.with_engine(engine), encoded)
         held[engine] = _Held(towers, config, longest, watch)
         held[engine].fill(chunks, windows)
-    for window in windows:
+    asked = [(window, question) for window in windows for question in (QUESTION, SHORT_QUESTION)]
+    for window, question in asked:
         for number in range(rounds + 1):
             note(f"engines: {window} chunks, round {number} of {rounds}")
             for engine in ENGINES if number % 2 else ENGINES[::-1]:
-                held[engine].ask(window)
+                held[engine].ask(window, question)
     rates = measure_rates(device, getattr(torch, model.spec.dtype))
-    weights = decoder_bytes(model)
-    rows = [_row(held, engine, w, weights) for w in windows for engine in ENGINES]
-    return Engines(tuple(rows), rates, rounds)
+    rows = [_row(held, engine, *one, model, rates) for one in asked for engine in ENGINES]
+    arrivals = [_arrival(held[engine], engine, w) for w in windows for engine in ENGINES]
+    return Engines(tuple(rows), tuple(arrivals), rates, rounds)
 
 
 def decoder_bytes(model: QwenOmni) -> int:
@@ -195,82 +233,34 @@ def decoder_bytes(model: QwenOmni) -> int:
     return tensor_bytes(*layers, model.thinker.lm_head.weight)
 
 
-def _row(held: dict[Engine, _Held], engine: Engine, window: int, weights: int) -> EngineRow:
-    one, spec = held[engine], held[engine].model.spec
-    samples = {name: Spread.of(other.question[window][1:]) for name, other in held.items()}
-    tokens = sum(n.video + n.audio for n in one.answer[window].tokens.per_layer)
-    item = getattr(torch, spec.dtype).itemsize
-    read = weights + tokens * 2 * spec.n_kv_heads * spec.head_dim * item
-    return EngineRow(
+def _row(
+    held: dict[Engine, _Held],
+    engine: Engine,
+    window: int,
+    question: str,
+    model: QwenOmni,
+    rates: Rates,
+) -> QuestionRow:
+    one, spec = held[engine], model.spec
+    samples = {
+        name: Spread.of(other.question[window, question][1:]) for name, other in held.items()
+    }
+    entering = [n.video + n.audio for n in one.answer[window, question].tokens.per_layer]
+    rows, item = one.text_rows(question), getattr(torch, spec.dtype).itemsize
+    read = decoder_bytes(model) + sum(entering) * 2 * spec.n_kv_heads * spec.head_dim * item
+    flops = token_flops(sizes_of(model), one.prompt.count, entering, rows)
+    return QuestionRow(
         window=window,
         engine=engine,
+        text_rows=rows,
         question_ms=samples[engine],
         faster=Ratio.of(samples["plain"], samples[engine]),
         read_bytes=read,
-        read_bytes_per_s=read / samples[engine].median * 1e3,
-        arrival_ms=Spread.of(one.arrival[window]),
-        attention_ms=Spread.of(one.attention[window]),
+        flops=flops,
+        floor_ms=rates.floor_ms(read, flops),
     )
 
 
-HEADS = (
-    "chunks",
-    "engine",
-    "question ms",
-    "x less",
-    "must read MiB",
-    "GB/s",
-    "of copy",
-    "arrival ms",
-    "attention ms",
-    "share",
-)
-
-
-def engine_cells(engines: Engines) -> list[list[str]]:
-    """The table's body under ``HEADS``."""
-    return [
-        [
-            str(r.window),
-            r.engine,
-            f"{r.question_ms.median:.0f} ({r.question_ms.min:.0f} - {r.question_ms.max:.0f})",
-            f"{r.faster.median:.2f} ({r.faster.min:.2f} - {r.faster.max:.2f})",
-            f"{r.read_bytes / 2**20:.0f}",
-            f"{r.read_bytes_per_s / 1e9:.2f}",
-            f"{2 * r.read_bytes_per_s / engines.rates.copy_bytes_per_s:.0%}",
-            f"{r.arrival_ms.median:.0f}",
-            f"{r.attention_ms.median:.0f}",
-            f"{r.attention_ms.median / r.arrival_ms.median:.0%}",
-        ]
-        for r in engines.rows
-    ]
-
-
-def engine_lines(engines: Engines) -> list[str]:
-    """What the table means, and growth from the smallest window to the largest."""
-    rates = engines.rates
-    copy = rates.copy_bytes_per_s
-    lines = [
-        "Question at full depth (read_side, retention as configured) and its one-token answer, "
-        f"processor time, median (least - most) of {engines.rounds} rounds in turn after one that "
-        "is not counted; x less: plain by this row",
-        f"a copy reads {copy / 2e9:.2f} GB/s and writes as much; matrices multiply at "
-        f"{rates.matmul_flops_per_s / 1e9:.0f} GFLOP/s; of copy: bytes that must be read in the "
-        "question's time, by what a copy reads in the same time",
-        "arrival: the chunks behind a full window, encoders excluded, mean of "
-        f"{WINDOW_CHUNKS}; attention: their attention "
-        "again, with all that the engine does for it; share: of the arrival",
-    ]
-    for engine in ENGINES:
-        own = [r for r in engines.rows if r.engine == engine]
-        first, last = own[0], own[-1]
-        if first is last:
-            continue
-        wider = last.window / first.window
-        rest = [r.arrival_ms.median - r.attention_ms.median for r in (first, last)]
-        lines.append(
-            f"{engine}: from {first.window} to {last.window} chunks ({wider:.0f} times) a question "
-            f"takes {last.question_ms.median / first.question_ms.median:.1f} times as long; an "
-            f"arrival without attention {rest[0]:.0f} and {rest[1]:.0f} ms"
-        )
-    return lines
+def _arrival(one: _Held, engine: Engine, window: int) -> ArrivalRow:
+    arrival, attention = Spread.of(one.arrival[window]), Spread.of(one.attention[window])
+    return ArrivalRow(window, engine, arrival, attention)

@@ -38,6 +38,12 @@ class Rates:
         """The time below which so many operations are not done."""
         return flops / self.matmul_flops_per_s * 1e3
 
+    def floor_ms(self, read_bytes: int, flops: int) -> float:
+        """The time below which what reads so much and computes so much is not done: the larger of
+        the bytes as fast as a copy reads, which writes as many, and the operations.
+        """
+        return max(2 * self.read_ms(read_bytes), self.compute_ms(flops))
+
 
 def measure_rates(device: torch.device, dtype: torch.dtype) -> Rates:
     """Copy and multiply on ``device``; a second or so."""

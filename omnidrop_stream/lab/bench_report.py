@@ -7,7 +7,13 @@ import json
 from collections.abc import Sequence
 
 from omnidrop_stream.lab.bench_cost import Ratio, Spread
-from omnidrop_stream.lab.bench_engines import HEADS, engine_cells, engine_lines
+from omnidrop_stream.lab.bench_engines_report import (
+    ARRIVAL_HEADS,
+    HEADS,
+    arrival_cells,
+    engine_cells,
+    engine_lines,
+)
 from omnidrop_stream.lab.bench_rolling import Compared, Rolling
 from omnidrop_stream.lab.bench_types import MOMENTS, Report, Row
 from omnidrop_stream.lab.markdown import grid
@@ -78,6 +84,7 @@ def to_text(report: Report) -> str:
         parts.append("\n".join(_rolling(report.rolling)))
     if report.engines is not None:
         lines = ["  ".join(row) for row in (HEADS, *engine_cells(report.engines))]
+        lines += ["  ".join(row) for row in (ARRIVAL_HEADS, *arrival_cells(report.engines))]
         parts.append("\n".join([ENGINES_TITLE, *lines, *engine_lines(report.engines)]))
     return "\n\n".join(parts)
 
@@ -97,6 +104,7 @@ def to_markdown(report: Report) -> str:
         lines += [f"## {title}", "", *(f"- {text}" for text in rest), ""]
     if report.engines is not None:
         lines += [f"## {ENGINES_TITLE}", "", *grid(HEADS, engine_cells(report.engines))]
+        lines += grid(ARRIVAL_HEADS, arrival_cells(report.engines))
         lines += [*(f"- {text}" for text in engine_lines(report.engines)), ""]
     if str(report.conditions["device"]).startswith("cpu"):
         lines += ["## On a GPU", "", NOT_MEASURED, ""]

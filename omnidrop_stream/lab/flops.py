@@ -86,6 +86,18 @@ def prefill_flops(
     return PrefillFlops(arrival, question)
 
 
+def token_flops(sizes: DecoderSizes, prompt: int, entering: Sequence[int], text: int) -> int:
+    """FLOPs without which a question at full depth has no first token: ``text`` rows that see
+    ``prompt`` rows and ``entering[l]`` kept ones; of the last layer all keys and values, but of
+    the rest one row alone. What scores the block for the evidence is not in it.
+    """
+    *before, last = entering
+    total = sum(text * sizes.row + sizes.attended(text, prompt + count) for count in before)
+    kept = 2 * sizes.hidden * sizes.head_dim * 2 * sizes.kv_heads
+    total += text * kept + (sizes.row - kept) + sizes.attended(1, prompt + last + text - 1)
+    return total + 2 * sizes.hidden * sizes.vocabulary
+
+
 def scored_layers(entering: Sequence[int], guided: bool) -> tuple[int, ...]:
     """Layers in which the question's rows score the block: where a guided policy drops, and from
     the middle on, where the evidence is summed.

@@ -23,6 +23,7 @@ from omnidrop_stream.lab.bench_feed import (
     open_stream,
     push_all,
 )
+from omnidrop_stream.lab.bench_floor import Rates
 from omnidrop_stream.lab.bench_report import to_json, to_markdown, to_text
 from omnidrop_stream.lab.bench_rolling import _compared
 from omnidrop_stream.lab.bench_stock import StockWindow
@@ -194,18 +195,31 @@ def test_an_old_stream_holds_what_a_young_one_holds(report):
 def test_both_engines_are_measured_at_the_same_windows(config):
     settings = BenchSettings(config, "tiny", (), 1, engines=True, engine_windows=(2, 8))
     (report,) = run(settings)
-    rows = report.engines.rows
-    assert [(r.window, r.engine) for r in rows] == [
-        (window, engine) for window in (2, 8) for engine in ("plain", "fast")
-    ]
+    rows, arrivals = report.engines.rows, report.engines.arrivals
+    both = [(window, engine) for window in (2, 8) for engine in ("plain", "fast")]
+    assert [(r.window, r.engine) for r in arrivals] == both
+    assert all(len(r.arrival_ms.samples) == len(r.attention_ms.samples) == 2 for r in arrivals)
+    long, short = rows[0].text_rows, rows[2].text_rows
+    assert 0 < short < long
+    order = [(window, rows) for window in (2, 8) for rows in (long, long, short, short)]
+    assert [(r.window, r.text_rows) for r in rows] == order
     for plain, fast in zip(rows[::2], rows[1::2], strict=True):
-        assert plain.read_bytes == fast.read_bytes > 0
+        assert (plain.engine, fast.engine) == ("plain", "fast")
+        assert (plain.read_bytes, plain.flops) == (fast.read_bytes, fast.flops)
         assert plain.faster.median == 1.0
-        assert len(plain.arrival_ms.samples) == len(fast.attention_ms.samples) == 2
-    assert rows[2].read_bytes > rows[0].read_bytes
+    assert rows[4].read_bytes > rows[0].read_bytes == rows[2].read_bytes > 0
+    assert rows[4].flops > rows[0].flops > rows[2].flops > 0
+    rates = report.engines.rates
+    assert all(row.floor_ms == rates.floor_ms(row.read_bytes, row.flops) for row in rows)
     text, markdown = to_text(report), to_markdown(report)
-    assert all(f"{row.window}  {row.engine}" in text for row in rows)
+    assert all(f"{row.window}  {row.text_rows}  {row.engine}" in text for row in rows)
     assert "## Both engines" in markdown
+
+
+def test_a_floor_is_the_larger_of_what_is_read_and_what_is_computed():
+    rates = Rates(copy_bytes_per_s=4e9, matmul_flops_per_s=1e9)  # a copy reads 2 GB/s
+    assert rates.floor_ms(read_bytes=2_000_000, flops=999_000) == 1.0
+    assert rates.floor_ms(read_bytes=2_000_000, flops=3_000_000) == 3.0
 
 
 def test_the_interval_of_a_ratio_tells_equal_from_twice_as_slow():

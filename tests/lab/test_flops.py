@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from omnidrop_stream.lab.flops import DecoderSizes, prefill_flops, scored_layers
+from omnidrop_stream.lab.flops import DecoderSizes, prefill_flops, scored_layers, token_flops
 from omnidrop_stream.lab.held import sizes_of
 from omnidrop_stream.model.qwen_omni import QwenOmni
 from omnidrop_stream.model.rope import text_positions
@@ -42,6 +44,27 @@ def test_a_prefill_costs_what_torch_counts_row_by_row(model: QwenOmni) -> None:
     assert prefill_flops(sizes_of(model), PROMPT, entering, TEXT, 0).total == counted(
         model, entering
     )
+
+
+def test_a_first_token_costs_what_torch_counts_of_the_text_rows_alone(model: QwenOmni) -> None:
+    decoder, entering = model.decoder, (11, 6, 2)
+    sizes = replace(sizes_of(model), layers=3)
+    shared = torch.randn(model.spec.n_kv_heads, PROMPT + max(entering) + TEXT, model.spec.head_dim)
+    rows = torch.randn(TEXT, model.spec.hidden_size)
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        for layer, count in enumerate(entering):
+            block = decoder.layers[layer]
+            last = layer + 1 == len(entering)
+            asked = rows[-1:] if last else rows
+            for linear in (block.self_attn.k_proj, block.self_attn.v_proj):
+                linear(rows)
+            q = block.self_attn.q_proj(asked).view(len(asked), -1, model.spec.head_dim)
+            for number, query in enumerate(q.transpose(0, 1).split(1, dim=1), TEXT - len(asked)):
+                keys = shared[:, : PROMPT + count + number + 1]
+                query @ keys.transpose(1, 2) @ keys
+            decoder.finish(layer, asked, q.transpose(0, 1))
+        decoder.logits(rows)
+    assert token_flops(sizes, PROMPT, entering, TEXT) == counter.get_total_flops()
 
 
 def test_grouped_heads_cost_less_to_project() -> None:
