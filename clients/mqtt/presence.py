@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from clients.mqtt.claim import Claim
 from clients.mqtt.config import MqttConfig
 from clients.mqtt.messages import Outgoing
 from clients.mqtt.outbox import Outbox
@@ -28,6 +29,10 @@ def node_status(topics: Topics, status: bytes) -> Outgoing:
     return Outgoing(topics.node_status, status, 1, retain=True, content_type="text/plain")
 
 
+def _nothing() -> None:
+    """Nobody waits for it to be sent."""
+
+
 class Presence:
     """Retained states and what is sent at intervals. Belongs to the event loop."""
 
@@ -37,16 +42,16 @@ class Presence:
         outbox: Outbox,
         topics: Topics,
         config: MqttConfig,
-        instance: str,
+        claim: Claim,
         name: str,
         wall: Callable[[], float] = time.time,
     ) -> None:
-        """instance: differs for each run, so that two nodes under one prefix are told apart."""
+        """claim: it is told when the broker has our info."""
         self._node = node
         self._outbox = outbox
         self._topics = topics
         self._config = config
-        self._instance = instance
+        self._claim = claim
         self._name = name
         self._wall = wall
         self._told: dict[str, tuple[object, ...]] = {}
@@ -73,7 +78,7 @@ class Presence:
             "v": 1,
             "type": "node",
             "name": self._name,
-            "instance": self._instance,
+            "instance": self._claim.instance,
             **self._node.about(),
             "cameras": self._node.cameras(),
             "schema": "urn:omnidrop-stream:contract:1",
@@ -110,7 +115,7 @@ class Presence:
                 self._outbox.put(Outgoing(self._topics.camera(name, topic), b"", 1, retain=True))
         if names != self._listed:
             self._listed = names
-            self._retained(self._topics.node_info, self.info())
+            self._retained(self._topics.node_info, self.info(), self._claim.confirmed)
 
     def _switches(self, status: CameraStatus) -> None:
         for name, on in (("enabled", status.enabled), ("muted", status.muted)):
@@ -140,8 +145,11 @@ class Presence:
                 snapshot = json.dumps({"v": 1, "type": "stats", **self._node.stats.snapshot()})
                 self._outbox.put(Outgoing(self._topics.stats, snapshot.encode(), 0))
 
-    def _retained(self, topic: str, message: dict[str, Any]) -> None:
-        self._outbox.put(Outgoing(topic, json.dumps(message).encode("ascii"), 1, retain=True))
+    def _retained(
+        self, topic: str, message: dict[str, Any], on_sent: Callable[[], None] = _nothing
+    ) -> None:
+        payload = json.dumps(message).encode("ascii")
+        self._outbox.put(Outgoing(topic, payload, 1, retain=True, on_sent=on_sent))
 
 
 def _key(status: CameraStatus) -> tuple[object, ...]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 import random
 import secrets
@@ -21,6 +20,7 @@ from pathlib import Path
 from clients import contract
 from clients.mqtt.adapter import Connection, ConnectionLost, Endpoint, connected
 from clients.mqtt.answering import Answering
+from clients.mqtt.claim import Claim
 from clients.mqtt.config import MqttConfig, TlsConfig, kept_client_id
 from clients.mqtt.controls import Controls
 from clients.mqtt.intake import Intake, make_limits
@@ -76,7 +76,7 @@ class MqttService:
         """``starting``, ``connected``, ``offline``, ``aside`` (taken over) or ``draining``."""
         self.online = asyncio.Event()
         """Set while connected and subscribed."""
-        self.instance = secrets.token_hex(8)
+        self._claim = Claim(self.topics.node_info, secrets.token_hex(8))
         self._node = node
         self._stats = node.stats
         self._journal = journal
@@ -84,7 +84,6 @@ class MqttService:
         self._extensions = extensions
         self._outage = Outage(draw)
         self._draw = draw
-        self._told_info = False
         self._draining = False
         self._retry = asyncio.Event()
         self.outbox = Outbox(node.stats, config.waiting_deltas)
@@ -95,7 +94,7 @@ class MqttService:
         self.intake = Intake(
             node, journal, self.outbox, self.answering, limits, self.topics, config, wall
         )
-        self.presence = Presence(node, self.outbox, self.topics, config, self.instance, name, wall)
+        self.presence = Presence(node, self.outbox, self.topics, config, self._claim, name, wall)
         forgotten: Callable[[str], None] = _nothing
         if watch_node is not None:
             watches = Watches(
@@ -272,6 +271,7 @@ class MqttService:
             raise _first(found) from None
         finally:
             self.online.clear()
+            self._claim.disconnected()
             self.state = "draining" if self._draining else "offline"
 
     @contextlib.asynccontextmanager
@@ -293,25 +293,14 @@ class MqttService:
         # Its answer comes after what is retained, so that is here once this returns.
         await connection.subscribe([(self.topics.node_info, 0)])
         early = await connection.arrived()
-        if self._told_info and any(self._foreign(message) for message in early):
+        if self._claim.taken(early):
             raise TakenOver
         return early
-
-    def _foreign(self, message: Incoming) -> bool:
-        """Whether somebody else wrote ``P/node/info``."""
-        if message.topic != self.topics.node_info or not message.payload:
-            return False
-        try:
-            info = json.loads(message.payload)
-        except ValueError:
-            return True
-        return not isinstance(info, dict) or info.get("instance") != self.instance
 
     def _connected(self) -> None:
         self._outage.good(time.monotonic())
         self._stats.count("mqtt.connected")
         self.state = "draining" if self._draining else "connected"
-        self._told_info = True
         self.presence.connected()
         for extension in self._extensions:
             extension.connected(self.outbox.put)
@@ -373,7 +362,7 @@ class MqttService:
             _LOG.exception("a message to %a could not be handled", message.topic[:200])
 
     def _look_at_info(self, message: Incoming) -> None:
-        if not message.retain and self._foreign(message):
+        if not message.retain and self._claim.foreign(message):
             self._stats.count("mqtt.two_nodes")
             self.presence.event(
                 f"another node tells of itself under {self.topics.prefix}/: both answer every "
@@ -395,7 +384,7 @@ class MqttService:
             await asyncio.sleep(ASIDE_S * (0.5 + self._draw() / 2))
             gone = await self._other_is_gone()
         _LOG.warning("the other node with client id %s has gone; connecting", self.client_id)
-        self._told_info = False
+        self._claim.given_up()
 
     async def _other_is_gone(self) -> bool:
         """Look at ``P/node/status`` under another client id until it is ``offline``."""
