@@ -13,7 +13,7 @@ import stat
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from omnidrop_stream.errors import SourceDenied, SourceNotFound, UsageError
@@ -159,9 +159,8 @@ class CameraSource(DeviceSource):
         time_s = self._times.place(picture.time_s)
         if not self._begun:
             self._begun, self._grid = True, GridPick(self._fps, time_s)
-        timed = Picture(picture.frame, time_s, picture.duration_s, picture.broken_before)
-        for one in self._grid.push(timed):
-            yield Frame(self._to_rgb(one), one.time_s)
+        for one in self._grid.push(replace(picture, time_s=time_s)):
+            yield Frame(self._to_rgb(one), one.time_s, one.corrupt)
 
     def _close(self) -> None:
         feed, self._feed = self._feed, None

@@ -12,7 +12,7 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Self
 
@@ -220,7 +220,7 @@ class DeviceSource(ABC):
         if isinstance(placed, Frame):
             self.stats.frames += 1
             self.stats.ended_at_s = at_s
-            yield Frame(placed.image, at_s)
+            yield replace(placed, time_s=at_s)
         else:
             long_s = len(placed.pcm) / SAMPLE_RATE
             self.stats.samples += len(placed.pcm)
@@ -257,7 +257,7 @@ class DeviceSource(ABC):
 def _after(item: Frame | Samples, end_s: float) -> Frame | Samples | None:
     """What of the item lies behind ``end_s``; a picture a little early is shown then."""
     if isinstance(item, Frame):
-        return Frame(item.image, max(item.time_s, end_s))
+        return replace(item, time_s=max(item.time_s, end_s))
     cut = round((end_s - item.time_s) * SAMPLE_RATE)
     if cut <= 0:
         return item

@@ -11,6 +11,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from types import TracebackType
 from typing import Protocol, Self, runtime_checkable
 
@@ -135,7 +136,7 @@ class _Reader:
             time_s = self._times.place(item.time_s + long_s) - long_s
         else:
             time_s = self._times.place(item.time_s)
-        return Frame(item.image, time_s) if isinstance(item, Frame) else Samples(item.pcm, time_s)
+        return replace(item, time_s=time_s)
 
     def _make_room(self) -> None:
         frames = [item for item in self._held if isinstance(item, Frame)]
@@ -331,7 +332,7 @@ class PairedSource:
 
     def _placed(self, item: Frame | Samples) -> Frame | Samples:
         at_s = max(item.time_s - (self._zero_s or 0.0), 0.0)
-        return Frame(item.image, at_s) if isinstance(item, Frame) else Samples(item.pcm, at_s)
+        return replace(item, time_s=at_s)
 
     def _count(self, item: Frame | Samples) -> None:
         given = self._given

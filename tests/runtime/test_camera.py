@@ -50,6 +50,7 @@ class Script:
         self.steps = list(steps)
         self.opened = self.closed = 0
         self.at_s = 100.0
+        self.corrupt: set[int] = set()  # pictures, by how many come after each
 
     def open(self, wish: CameraWish, open_s: float, stats: SourceStats) -> CameraFeed:
         self.opened += 1
@@ -68,7 +69,7 @@ class Script:
         self.left -= 1
         self.at_s += 0.04
         frame = av.VideoFrame.from_ndarray(np.zeros((8, 8, 3), np.uint8), format="rgb24")
-        return [Picture(frame, self.at_s, 0.04, False)]
+        return [Picture(frame, self.at_s, 0.04, False, corrupt=self.left in self.corrupt)]
 
     def close(self) -> None:
         self.closed += 1
@@ -98,6 +99,14 @@ def test_pictures_of_a_camera_come_at_its_pace_with_monotonic_times() -> None:
     assert np.diff([frame.time_s for frame in frames]) == pytest.approx(0.04, abs=0.001)
     assert origin_s is not None
     assert abs(origin_s + frames[-1].time_s - time.monotonic()) < 1.0
+
+
+def test_a_corrupt_picture_of_a_camera_is_flagged() -> None:
+    script = Script(3)
+    script.corrupt = {1}
+    with script.source() as source:
+        frames = list(itertools.islice(source, 3))
+    assert [frame.corrupt for frame in frames] == [False, True, False]
 
 
 def test_only_what_the_models_grid_can_pick_is_handed_on() -> None:

@@ -118,6 +118,15 @@ def test_both_media_are_on_one_clock_and_begin_with_the_first_picture() -> None:
     assert [run.time_s for run in runs[1:]] == pytest.approx(ends[:-1], abs=1e-6)
 
 
+def test_a_corrupt_picture_stays_flagged_beside_a_microphone() -> None:
+    pair = Pair()
+    with Listener(pair.source) as listener:
+        pair.together(listener)
+        pair.eye.give(Frame(frame(0.5).image, 0.5, corrupt=True))
+        listener.until(lambda: listener.count(Frame) == 2)
+    assert [item.corrupt for item in listener.items if isinstance(item, Frame)] == [False, True]
+
+
 def test_without_any_picture_the_sound_goes_on_alone_after_a_while() -> None:
     pair = Pair()
     with Listener(pair.source) as listener:
