@@ -11,7 +11,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -22,7 +21,7 @@ from omnidrop_stream.errors import UsageError
 from omnidrop_stream.types import SAMPLE_RATE, Frame, Samples
 from runtime.sources import FileSource, SourceOptions, StreamSource, open_source
 from runtime.sources.base import Interruption, Source
-from runtime.sources.choose import MediaStream, choose
+from runtime.sources.choose import Chosen, MediaStream, of_file
 
 LONGEST_S = 600.0
 _EVERY_PICTURE_FPS = 30.0
@@ -198,14 +197,15 @@ def _streams(source: Source, look: _Look, seconds: float) -> Sequence[MediaStrea
     if isinstance(source, StreamSource):
         return source.media
     if isinstance(source, FileSource):
-        return _file_streams(source.path, look, seconds)
+        return _file_streams(source, look, seconds)
     return ()
 
 
-def _file_streams(path: Path, look: _Look, seconds: float) -> Sequence[MediaStream]:
+def _file_streams(source: FileSource, look: _Look, seconds: float) -> Sequence[MediaStream]:
     """The packets of a file's first seconds; nothing is decoded."""
-    with av.open(f"file:{path}", "r", options={"protocol_whitelist": "file"}) as container:
-        chosen = choose(container, None, None)
+    name = f"file:{source.path}"
+    with av.open(name, "r", options={"protocol_whitelist": "file"}) as container:
+        chosen = Chosen(*of_file(container, *source.wanted))
         for packet in container.demux(chosen.streams):
             if packet.pts is not None and packet.pts * packet.time_base > seconds:
                 break

@@ -51,7 +51,8 @@ class FileSource:
         audio_stream: int | None = None,
     ) -> None:
         self._path, self._fps = Path(path), fps
-        self._wanted = (video_stream, audio_stream)
+        self.wanted = (video_stream, audio_stream)
+        """Numbers of the streams, picture and sound; None: chosen by what there is."""
         self._name = redact(path)
         self._info: SourceInfo | None = None
         self.stats = SourceStats()
@@ -155,7 +156,7 @@ class FileSource:
         self, container: InputContainer
     ) -> tuple[av.VideoStream | None, av.AudioStream | None]:
         try:
-            return of_file(container, *self._wanted)
+            return of_file(container, *self.wanted)
         except Broken as broken:
             trouble = broken.trouble
         raise trouble.kind(f"{self._name}: {trouble.reason}. {trouble.advice}")

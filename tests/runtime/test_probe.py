@@ -15,6 +15,7 @@ from runtime.sources import SourceOptions
 from runtime.sources.choose import MediaStream
 from tests.faults.feeds import Feed
 from tests.runtime.servers import RtspServer
+from tests.runtime.test_file_source import remuxed
 
 StartServer = Callable[..., RtspServer]
 VIDEO = MediaStream("video", 0, "h264", "Main", 640, 360, 25.0, 0, 0)
@@ -72,6 +73,18 @@ def test_a_file_is_described_without_a_clock_of_arrival(clip: Callable[..., Path
     assert (report.video_drift, report.audio_drift) == (None, None)
     assert report.av_offset_ms == pytest.approx(0, abs=70)
     assert report.seconds == pytest.approx(3.0, abs=0.3)
+
+
+def test_of_a_file_with_several_streams_the_one_that_is_read_is_described(
+    clip: Callable[..., Path], tmp_path: Path
+) -> None:
+    two = remuxed(tmp_path / "two.mp4", clip(2.0, size=(64, 36)), clip(3.0, audio=False))
+    small = probe(str(two), SourceOptions(video_stream=0), seconds=1.0).video
+    large = probe(str(two), seconds=1.0).video
+    assert small is not None
+    assert (small.number, small.width) == (0, 64)
+    assert large is not None
+    assert (large.number, large.width) == (1, 160)
 
 
 def test_any_other_source_is_described_by_what_comes() -> None:
