@@ -35,6 +35,7 @@ from runtime.sources.network import (
     Broken,
     Connection,
     Trouble,
+    authorities,
     denied,
     guarded,
     not_a_stream,
@@ -87,7 +88,7 @@ class HttpLink:
     ) -> None:
         self.address = address
         self._open_s, self._stall_s = open_timeout_s, stall_timeout_s
-        self._tls = ssl.create_default_context(cafile=tls_ca_file)
+        self._tls = authorities(tls_ca_file)
         if not tls_verify:
             self._tls.check_hostname = False
             self._tls.verify_mode = ssl.CERT_NONE

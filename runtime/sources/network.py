@@ -20,7 +20,13 @@ import av
 import av.error
 import av.logging
 
-from omnidrop_stream.errors import SourceDenied, SourceError, SourceNotFound, SourceUnreadable
+from omnidrop_stream.errors import (
+    ConfigError,
+    SourceDenied,
+    SourceError,
+    SourceNotFound,
+    SourceUnreadable,
+)
 from runtime.redact import redact
 from runtime.sources.address import StreamAddress
 
@@ -133,7 +139,10 @@ def untrusted(words: str) -> Trouble:
     """No encrypted connection that can be trusted."""
     why = f" ({redact(words)})" if words else ""
     reason = f"no encrypted connection{why}; its certificate may be from an unknown authority"
-    advice = "Give that authority's file (tls_ca_file); tls_verify = False takes any."
+    advice = (
+        "Give that authority's file (--tls-ca-file FILE), or take any certificate "
+        "(--tls-no-verify); in settings: tls_ca_file, tls_verify."
+    )
     return Trouble("tls", reason, advice, SourceUnreadable)
 
 
@@ -199,6 +208,19 @@ NO_HOST = Trouble(
     "Check the spelling and the network; a password must be percent-encoded in an address.",
     SourceNotFound,
 )
+
+
+def authorities(file: str | None) -> ssl.SSLContext:
+    """What to trust: the certificates in ``file`` (PEM), else the system's. Raises ConfigError."""
+    try:
+        return ssl.create_default_context(cafile=file)
+    except FileNotFoundError:
+        raise ConfigError(f"tls_ca_file = {file!r}: there is no such file.") from None
+    except OSError:  # of the TLS layer, too
+        raise ConfigError(
+            f"tls_ca_file = {file!r} holds no certificate that can be read: give the authority's "
+            "certificates as PEM."
+        ) from None
 
 
 def resolve(address: StreamAddress, limit_s: float, stopped: threading.Event) -> tuple[str, ...]:

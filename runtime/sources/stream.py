@@ -15,7 +15,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar
 
@@ -33,7 +32,15 @@ from runtime.sources.http import HttpLink
 from runtime.sources.hurry import Hurry
 from runtime.sources.hwaccel import decoding
 from runtime.sources.live import LiveItems, Timeline
-from runtime.sources.network import Broken, Connection, Trouble, ended, guarded, silent
+from runtime.sources.network import (
+    Broken,
+    Connection,
+    Trouble,
+    authorities,
+    ended,
+    guarded,
+    silent,
+)
 from runtime.sources.reader import Pace, Reader
 from runtime.sources.rtsp import RtspLink
 from runtime.sources.watchdog import KEYFRAME_S, LONGEST_PATIENCE_S, MediaWatch, Verdict
@@ -108,8 +115,8 @@ class StreamSource:
         ):
             if not 0.1 <= value <= 300:
                 raise ConfigError(f"{key} = {value}: must lie between 0.1 and 300.")
-        if tls_ca_file is not None and not Path(tls_ca_file).is_file():
-            raise ConfigError(f"tls_ca_file = {tls_ca_file!r}: there is no such file.")
+        if tls_ca_file is not None:
+            authorities(tls_ca_file)
         self._address = StreamAddress.parse(url, user, password)
         self._link: Link
         if self._address.scheme in ("http", "https"):

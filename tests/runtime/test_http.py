@@ -381,6 +381,7 @@ def test_a_plain_answer_to_an_encrypted_hello_is_no_trusted_connection(serve: Se
     server = serve({})
     error = refused(server.url("/a").replace("http:", "https:"))
     assert "no encrypted connection" in str(error)
+    assert "--tls-ca-file FILE" in str(error)
 
 
 def test_from_encrypted_to_plain_is_not_followed(serve: Serve, certificate: Path) -> None:
@@ -394,6 +395,14 @@ def test_from_encrypted_to_plain_is_not_followed(serve: Serve, certificate: Path
 def test_a_file_of_authorities_that_is_not_there_is_named() -> None:
     with pytest.raises(ConfigError, match=r"none\.pem"):
         StreamSource("https://camera/x", tls_ca_file="none.pem")
+
+
+@pytest.mark.parametrize("scheme", ["https", "rtsps"])
+def test_a_file_of_authorities_that_holds_none_is_named(scheme: str, tmp_path: Path) -> None:
+    empty = tmp_path / "empty.pem"
+    empty.write_text("no certificate")
+    with pytest.raises(ConfigError, match=r"empty\.pem' holds no certificate.*as PEM"):
+        StreamSource(f"{scheme}://camera/x", tls_ca_file=str(empty))
 
 
 # Stopping
