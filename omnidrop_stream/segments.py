@@ -86,7 +86,7 @@ def deepened_together(
         prompt, past, slots[:-1], segment.tokens, slots[-1], hidden, layers, place
     )
     states = yield extend_wanted(model, request)
-    done = layers.start > 0
+    done, whole = layers.start > 0, layers.stop == model.spec.n_layers
     return replace(
         segment,
         keys=torch.cat([segment.keys[: layers.start], states.keys]) if done else states.keys,
@@ -94,6 +94,7 @@ def deepened_together(
         if done
         else states.values,
         paged=states.paged,
-        hidden=None if layers.stop == model.spec.n_layers else states.hidden,
+        hidden=None if whole else states.hidden,
+        hidden_rows=None if whole else states.hidden_rows,
         seen_from=segment.seen_from if done else (past[0].chunk if past else segment.chunk),
     )

@@ -2,6 +2,7 @@
 
 from omnidrop_stream.cache.arena import Arena, Band, Paged, RowShape, Storage, lease
 from omnidrop_stream.cache.eviction import EVICTION, Eviction, EvictionSettings, oldest_window
+from omnidrop_stream.cache.hidden import HiddenArena, HiddenRows, joined
 from omnidrop_stream.cache.pages import PAGE_ROWS, Extent, PagePool
 from omnidrop_stream.cache.segment import (
     Segment,
@@ -21,6 +22,8 @@ __all__ = [
     "Eviction",
     "EvictionSettings",
     "Extent",
+    "HiddenArena",
+    "HiddenRows",
     "PagePool",
     "Paged",
     "RowShape",
@@ -28,6 +31,7 @@ __all__ = [
     "Storage",
     "TokenCache",
     "expected_bytes",
+    "joined",
     "largest_id",
     "lease",
     "oldest_window",

@@ -182,8 +182,12 @@ class Storage:
 
     def arena(self, layers: range, shape: RowShape) -> Arena:
         """A new arena for a whole window of ``layers``."""
-        rows = int(self.tokens * GENEROUS) + SLACK_ROWS
-        return Arena(layers, shape, rows, self.video_share)
+        return Arena(layers, shape, self.rows, self.video_share)
+
+    @property
+    def rows(self) -> int:
+        """Rows of an arena."""
+        return int(self.tokens * GENEROUS) + SLACK_ROWS
 
 
 GENEROUS = 1.1

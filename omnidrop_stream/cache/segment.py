@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from omnidrop_stream.cache.arena import Paged
+from omnidrop_stream.cache.hidden import HiddenRows
 from omnidrop_stream.types import ChunkFlags, ChunkTokens
 
 
@@ -45,6 +46,8 @@ class Segment:
     """Oldest chunk that was held when these states were made."""
     paged: Paged | None = None
     """Where the fast engine's keys and values are; holding it pins their pages."""
+    hidden_rows: HiddenRows | None = None
+    """Where ``hidden`` lies, if in an arena."""
     thinned: bool = False
     """Whether some of its tokens were evicted; later states still remember them."""
 
@@ -76,6 +79,7 @@ class Segment:
             hidden=self.tokens.embeds,
             seen_from=self.chunk,
             paged=None,
+            hidden_rows=None,
         )
 
     def only(self, kept: torch.Tensor) -> Segment:
@@ -98,6 +102,7 @@ class Segment:
             values=self.values[:, :, kept] if loose else self.values,
             paged=self.paged.only(kept, self.tokens.modality) if self.paged else None,
             hidden=tokens.embeds if bare else None if self.hidden is None else self.hidden[kept],
+            hidden_rows=None,
         )
 
 

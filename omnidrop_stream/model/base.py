@@ -8,7 +8,7 @@ from typing import Protocol
 
 import torch
 
-from omnidrop_stream.cache import Paged, Segment, Storage
+from omnidrop_stream.cache import HiddenRows, Paged, Segment, Storage
 from omnidrop_stream.method import PruningPolicy
 from omnidrop_stream.model.fork import Fork
 from omnidrop_stream.model.pixels import PixelSettings
@@ -79,6 +79,8 @@ class States:
     values: torch.Tensor
     hidden: torch.Tensor
     paged: Paged | None = None
+    hidden_rows: HiddenRows | None = None
+    """Where ``hidden`` lies, if in an arena."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from collections.abc import Generator, Sequence
 
 import torch
 
-from omnidrop_stream.cache import Paged, RowShape, Segment, lease
+from omnidrop_stream.cache import HiddenArena, HiddenRows, Paged, RowShape, Segment, lease
 from omnidrop_stream.model.base import ExtendRequest, ModelSpec, Prompt, Question, States
 from omnidrop_stream.model.decoder import Decoder
 from omnidrop_stream.model.fast_prefill import FastPrefill
@@ -34,7 +34,8 @@ class FastRunning:
         self._stored = decoder.rotary.exact_angles(stored)
         shape = (len(self.layers), spec.n_kv_heads, 0, spec.head_dim)
         self._none = self.hidden.new_empty(shape)
-        self._below = request.place.below
+        self._request = request
+        self._open = request.layers.stop < spec.n_layers
 
     def attend(
         self, layer: int, q: torch.Tensor, k: torch.Tensor, rotated: torch.Tensor, v: torch.Tensor
@@ -55,8 +56,21 @@ class FastRunning:
 
     def states(self) -> States:
         """What came out, after the last layer."""
-        paged = self._paged if self.layers else self._below
-        return States(self._none, self._none, self.hidden, paged)
+        if not self.layers:
+            return States(self._none, self._none, self.hidden, self._request.place.below)
+        rows = _hidden_rows(self._request, self.hidden) if self._open else None
+        hidden = self.hidden if rows is None else rows.states
+        return States(self._none, self._none, hidden, self._paged, rows)
+
+
+def _hidden_rows(request: ExtendRequest, hidden: torch.Tensor) -> HiddenRows | None:
+    """``hidden`` in the arena of its neighbour, or where there is none in a new one."""
+    place, newest = request.place, request.past[-1] if request.past else None
+    beside = newest.hidden_rows if newest and newest.depth == request.layers.stop else None
+    if place.storage is None or (place.provisional and beside is None):
+        return None
+    arena = beside.arena if beside is not None else HiddenArena(hidden, place.storage.rows)
+    return arena.put(hidden, place.provisional)
 
 
 def _leased(spec: ModelSpec, request: ExtendRequest) -> Paged:

@@ -3,6 +3,9 @@
 Below ``depth`` a layer that still sees all of the block, or most of it on a processor, reads the
 trunk's rows in place; once more tokens have left, the rest is copied to the answer's own rows in
 one gather, where decoding finds it again.
+From ``depth`` on the block's states enter from where they lie, and keys and values are written
+once, where decoding finds them.
+
 Attention and Eq. 5 come of one computation of the scores (``model/partial.py``). Nothing between
 the layers waits for the device: how many tokens leave is the schedule's, and how many of those that
 stay are pictures is counted for all layers at the end.
@@ -14,7 +17,8 @@ from collections.abc import Sequence
 
 import torch
 
-from omnidrop_stream.cache import Segment
+from omnidrop_stream.cache import Segment, joined
+from omnidrop_stream.model.attention import causal_attention
 from omnidrop_stream.model.base import ModelSpec, Prompt, Question
 from omnidrop_stream.model.decoder import Decoder, Projected
 from omnidrop_stream.model.fork import Fork, LayerStore, Read
@@ -70,7 +74,7 @@ class FastPrefill(PrunedPrefill):
 
     def _read(self, layer: int, n: int, leaving: int) -> torch.Tensor | None:
         if layer >= self._question.depth:
-            return super()._read(layer, n, leaving)
+            return self._run_along(layer, n, leaving)
         new = self._decoder.project(layer, self._text, self._text_angles)
         pieces, order = self._pieces(layer, n, new)
         late, weights = self._weights(layer, n, leaving)
@@ -87,22 +91,47 @@ class FastPrefill(PrunedPrefill):
         scored = leaving and self._question.policy.guidance != "none"
         return columns[-1] if scored else None
 
+    def _run_along(self, layer: int, n: int, leaving: int) -> torch.Tensor | None:
+        """A layer that the block's tokens pass with the text; S [n] where it is wanted."""
+        rows, angles = self._entering_rows()
+        new = self._decoder.project(layer, rows, angles)
+        keys, values, filled = self._filled(layer, rotate(new.k, angles), new.v)
+        self._stores.append(LayerStore.over(keys, values, filled, ()))
+        keys, values = keys[:, :filled], values[:, :filled]
+        self._finish(layer, rows, causal_attention(new.q, keys, values))
+        return self._score(layer, new, keys, n, leaving)
+
+    def _entering_block(self) -> torch.Tensor:
+        held = [s.hidden_rows for s in self._paged.segments]
+        rows = [one for one in held if one is not None]
+        if self._block is None and rows and len(rows) == len(held):
+            self._block = joined(rows, self._visible)
+        return super()._entering_block()
+
+    def _filled(
+        self, layer: int, rotated: torch.Tensor, values: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, int]:
+        """Keys and values of the prompt and of the rows behind it [H_kv, n, hd] in new memory that
+        has room for the answer, and how many they are.
+        """
+        prompt, count = self._paged.prompt_rows(layer), rotated.shape[1]
+        front = prompt.shape[0]
+        rows = prompt.new_empty(front + count + self._question.max_new_tokens, *prompt.shape[1:])
+        rows[:front] = prompt
+        rows[front : front + count, 0] = rotated.transpose(0, 1)
+        rows[front : front + count, 1] = values.transpose(0, 1)
+        return rows[:, 0].transpose(0, 1), rows[:, 1].transpose(0, 1), front + count
+
     def _pieces(
         self, layer: int, n: int, new: Projected
     ) -> tuple[list[Piece], torch.Tensor | None]:
         """What the layer sees: prompt and text, then the block; and the place of each visible token
         among the block's keys (None: in order).
         """
-        prompt, text = self._paged.prompt_rows(layer), new.k.shape[1]
-        front = prompt.shape[0]
-        rows = prompt.new_empty(front + text + self._question.max_new_tokens, *prompt.shape[1:])
-        rows[:front] = prompt
-        rows[front : front + text, 0] = rotate(new.k, self._text_angles).transpose(0, 1)
-        rows[front : front + text, 1] = new.v.transpose(0, 1)
-        keys, values = rows[:, 0].transpose(0, 1), rows[:, 1].transpose(0, 1)
+        keys, values, filled = self._filled(layer, rotate(new.k, self._text_angles), new.v)
         reads, order = self._block_reads(layer, n)
-        self._stores.append(LayerStore.over(keys, values, front + text, reads))
-        seen = slice(front + text)
+        self._stores.append(LayerStore.over(keys, values, filled, reads))
+        seen = slice(filled)
         own = Piece(grouped(new.q, self._shared), keys[:, seen], values[:, seen], self._causal)
         return [own, *(read.piece(new.q) for read in reads)], order
 

@@ -204,20 +204,28 @@ class PrunedPrefill:
             past_keys = torch.cat([past_keys, block_keys], dim=1)
             past_values = torch.cat([past_values, block_values], dim=1)
         else:
-            rows = torch.cat([self._entering_block(), self._text])
-            cos, sin = self._trunk.block_angles
-            angles = (
-                torch.cat([cos[self._visible], self._text_angles[0]]),
-                torch.cat([sin[self._visible], self._text_angles[1]]),
-            )
+            rows, angles = self._entering_rows()
         new = decoder.project(layer, rows, angles)
         keys = torch.cat([past_keys, rotate(new.k, angles)], dim=1)
         values = torch.cat([past_values, new.v], dim=1)
-        hidden = decoder.finish(layer, rows, causal_attention(new.q, keys, values))
+        self._finish(layer, rows, causal_attention(new.q, keys, values))
+        return new, keys, values
+
+    def _finish(self, layer: int, rows: torch.Tensor, attended: torch.Tensor) -> None:
+        """The rest of ``layer``, after attention of all rows that run."""
+        hidden = self._decoder.finish(layer, rows, attended)
         self._text = hidden[-len(self._question.ids) :]
         if layer >= self._question.depth:
             self._block = hidden[: -len(self._question.ids)]
-        return new, keys, values
+
+    def _entering_rows(self) -> tuple[torch.Tensor, Angles]:
+        """Block and text as they enter a layer that both run through."""
+        cos, sin = self._trunk.block_angles
+        angles = (
+            torch.cat([cos[self._visible], self._text_angles[0]]),
+            torch.cat([sin[self._visible], self._text_angles[1]]),
+        )
+        return torch.cat([self._entering_block(), self._text]), angles
 
     def _entering_block(self) -> torch.Tensor:
         if self._block is None:

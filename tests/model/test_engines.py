@@ -8,8 +8,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from omnidrop_stream.cache import Paged, RowShape, Storage, lease
+from omnidrop_stream.cache import Paged, RowShape, Storage, joined, lease
 from omnidrop_stream.config import ModelConfig
+from omnidrop_stream.model import fast_prefill
 from omnidrop_stream.model.load import random_model
 from omnidrop_stream.model.paged import FEW_GONE, PagedTrunk
 from omnidrop_stream.model.partial import Piece, attend, grouped
@@ -210,6 +211,39 @@ def test_a_long_stream_reserves_no_more_than_a_young_one(models):
     for chunk in many[4:]:
         stream.push(chunk)
     assert [a.reserved_bytes for a in arenas(stream)] == young
+
+
+def test_the_states_that_enter_the_next_layer_lie_together_in_one_arena(models, chunks):
+    stream = opened(models["fast"], chunks[:4], 2, **ROLLING)
+    young = stream.snapshot()[0].hidden_rows.arena
+    reserved = young.tensor.shape
+    for chunk in chunks[4:]:
+        stream.push(chunk)
+    held = stream.snapshot()
+    assert {s.hidden_rows.arena for s in held} == {young}
+    whole = joined([s.hidden_rows for s in held], torch.arange(sum(s.count for s in held)))
+    assert torch.equal(whole, torch.cat([s.hidden for s in held]))
+    assert all(s.hidden.data_ptr() == s.hidden_rows.states.data_ptr() for s in held)
+    assert young.tensor.shape == reserved
+    deep = opened(models["fast"], chunks[:4], "read_side", **ROLLING).snapshot()
+    assert all(s.hidden_rows is s.hidden is None for s in deep)
+
+
+def test_a_question_that_catches_up_reads_an_arena_of_hidden_states(models, chunks, monkeypatch):
+    calls, original = [], fast_prefill.joined
+
+    def watched(rows, visible):
+        calls.append(len(visible))
+        return original(rows, visible)
+
+    monkeypatch.setattr(fast_prefill, "joined", watched)
+    stream = opened(models["fast"], chunks[:9], 2, **ROLLING)
+    (answer, *_), held = asked(models["fast"], stream), stream.snapshot()
+    entering = answer.tokens.per_layer[2]
+    assert calls == [entering.video + entering.audio]
+    asked(models["fast"], stream, open_chunk=chunks[9])
+    assert len(calls) == 2
+    assert stream.snapshot() == held
 
 
 def test_keys_stay_right_over_ten_thousand_chunks():
