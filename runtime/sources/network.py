@@ -33,6 +33,8 @@ from runtime.sources.address import StreamAddress
 T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
+_NO_TLS = ("WRONG_VERSION_NUMBER", "PACKET_LENGTH_TOO_LONG", "HTTP_REQUEST")
+"""How OpenSSL names an answer that is none of TLS."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -103,6 +105,8 @@ def trouble_of(error: Exception, address: StreamAddress, waited_s: float | None)
     if isinstance(error, ConnectionRefusedError):
         return REFUSED
     if isinstance(error, ssl.SSLError):
+        if error.reason in _NO_TLS:
+            return plain(address)
         return untrusted(getattr(error, "verify_message", "") or error.reason or "TLS failed")
     if waited_s is not None or isinstance(error, TimeoutError | av.error.ExitError):
         return silent(waited_s)
@@ -143,6 +147,14 @@ def untrusted(words: str) -> Trouble:
         "Give that authority's file (--tls-ca-file FILE), or take any certificate "
         "(--tls-no-verify); in settings: tls_ca_file, tls_verify."
     )
+    return Trouble("tls", reason, advice, SourceUnreadable)
+
+
+def plain(address: StreamAddress) -> Trouble:
+    """What answers knows nothing of encryption: no certificate is at fault."""
+    scheme = address.scheme.removesuffix("s")
+    reason = "no encrypted connection: what answers there does not speak TLS"
+    advice = f"Use {scheme}:// there, or the port that is encrypted."
     return Trouble("tls", reason, advice, SourceUnreadable)
 
 
