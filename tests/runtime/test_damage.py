@@ -214,6 +214,34 @@ def test_the_headers_of_an_undamaged_stream_are_sound(codec: str) -> None:
     assert not [n for n, p in enumerate(container.demux(stream)) if headers.spoilt(p)]
 
 
+PLAIN_X265 = "log-level=none:pools=none:frame-threads=1"
+
+
+@pytest.mark.parametrize(
+    ("encoder", "options"),
+    [
+        ("libx264", "slices=4:bframes=3:b-pyramid=normal:weightp=2:ref=4"),
+        ("libx264", "interlaced=1:cabac=0"),
+        ("libx264", "open-gop=1:aud=1:nal-hrd=vbr:vbv-maxrate=500:vbv-bufsize=500"),
+        ("libx264", "intra-refresh=1"),
+        ("libx265", f"{PLAIN_X265}:bframes=4:b-pyramid=1:ref=4:weightb=1:open-gop=1"),
+        ("libx265", f"{PLAIN_X265}:hash=1:scaling-list=default:temporal-layers=3:repeat-headers=1"),
+    ],
+)
+def test_nothing_is_suspected_of_an_encoder_that_uses_all_its_means(
+    encoder: str, options: str
+) -> None:
+    name = "x264-params" if encoder == "libx264" else "x265-params"
+    stream, packets = encoded(encoder, 4 * GOP, GOP, {"preset": "fast", name: options})
+    stream.codec_context.thread_count = 1
+    headers, stats = Headers(stream), SourceStats()
+    assert not [number for number, packet in enumerate(packets) if headers.spoilt(packet)]
+    decoder = PictureDecoder(stream, stats, live=True)
+    came = [one for packet in packets for one in decoder.push(packet)]
+    assert len(came) > 3 * GOP
+    assert stats.decode_errors + sum(one.corrupt for one in came) == 0
+
+
 @pytest.mark.parametrize("codec", ["h264", "hevc"])
 def test_slices_whose_parameter_sets_came_before_the_stream_are_sound(codec: str) -> None:
     container = pictures(codec, GOP)
@@ -362,11 +390,18 @@ def test_a_keyframe_from_before_the_damage_does_not_end_the_doubt() -> None:
 
 
 def all_keyframes(count: int) -> tuple[av.VideoStream, list[av.Packet]]:
+    options = {"preset": "ultrafast", "tune": "zerolatency", "threads": "1"}
+    return encoded("libx264", count, 1, options)
+
+
+def encoded(
+    encoder: str, count: int, gop: int, options: dict[str, str]
+) -> tuple[av.VideoStream, list[av.Packet]]:
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="mpegts") as container:
-        stream = container.add_stream("libx264", rate=FPS)
-        stream.width, stream.height, stream.pix_fmt, stream.gop_size = *SIZE, "yuv420p", 1
-        stream.options = {"preset": "ultrafast", "tune": "zerolatency", "threads": "1"}
+        stream = container.add_stream(encoder, rate=FPS)
+        stream.width, stream.height, stream.pix_fmt, stream.gop_size = *SIZE, "yuv420p", gop
+        stream.options = options
         for number in range(count):
             frame = av.VideoFrame.from_ndarray(picture(number), format="rgb24")
             frame.pts, frame.time_base = number, Fraction(1, FPS)
