@@ -38,6 +38,10 @@ class ModelConfig(_Section):
     """How a stream's states are kept and read; plain is the slow one that fast is tested against.
     auto: fast on a processor, plain elsewhere, where nobody has measured fast yet.
     """
+    compile: bool = False
+    """Whether torch compiles the decoder's feed-forward networks; it needs a compiler, and minutes
+    at the first chunk. On a processor it does not pay.
+    """
 
 
 class ScheduleConfig(_Section):

@@ -42,6 +42,8 @@ class ModelSpec:
     """How standing questions are put to this checkpoint."""
     weights: str = "auto"
     """``int8`` or ``int4`` where the decoder's linears are quantised; they are no plain tensors."""
+    compiled: bool = False
+    """Whether torch compiles the feed-forward networks."""
 
     @property
     def ids_per_chunk(self) -> int:

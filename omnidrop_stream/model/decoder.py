@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from omnidrop_stream.model.attention import causal_attention
+from omnidrop_stream.model.compiled import feed_of
 from omnidrop_stream.model.rope import Rotary, rotate
 
 
@@ -61,12 +62,14 @@ class Decoder:
         norm: nn.Module,
         head: nn.Linear,
         rotary: Rotary,
+        compiled: bool = False,
     ) -> None:
         self.layers = layers
         self.embed = embed
         self.norm = norm
         self.head = head
         self.rotary = rotary
+        self._feed = feed_of(compiled)
 
     @property
     def n_layers(self) -> int:
@@ -100,9 +103,8 @@ class Decoder:
         # Row by row the same; over a whole window at once its inner rows would be the most that a
         # question holds (2 GB for four minutes of the 7B).
         pieces = (hidden[at : at + MLP_ROWS] for at in range(0, max(1, len(hidden)), MLP_ROWS))
-        fed = [block.mlp(block.post_attention_layernorm(rows)) for rows in pieces]
-        out: torch.Tensor = hidden + (fed[0] if len(fed) == 1 else torch.cat(fed))
-        return out
+        fed = [self._feed(block, rows) for rows in pieces]
+        return hidden + (fed[0] if len(fed) == 1 else torch.cat(fed))
 
     def extend_layer(
         self,

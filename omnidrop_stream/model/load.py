@@ -19,6 +19,7 @@ from transformers.utils import logging as hf_logging
 
 from omnidrop_stream.errors import ConfigError, MissingDependency, ModelMismatch, ModelNotFound
 from omnidrop_stream.model.base import ModelSpec
+from omnidrop_stream.model.compiled import check_compiler
 from omnidrop_stream.model.kernels import bound_kernel_caches
 from omnidrop_stream.model.parts import parts_of
 from omnidrop_stream.model.pixels import CLIP_MEAN, CLIP_STD, PixelSettings
@@ -62,6 +63,10 @@ class ModelSettings(Protocol):
     @property
     def engine(self) -> Engine | Literal["auto"]:
         """``auto``, ``plain`` or ``fast``."""
+
+    @property
+    def compile(self) -> bool:
+        """Whether torch compiles the feed-forward networks."""
 
 
 def _quiet(_: str) -> None:
@@ -173,6 +178,8 @@ def load_model(config: ModelSettings, progress: Progress = _quiet) -> QwenOmni:
     dtype = pick_dtype(config.dtype, device)
     attention = pick_attention(config.attention, device)
     check_weights(config.weights, device, dtype)
+    if config.compile:
+        check_compiler(device)
     folder = checkpoint_folder(config.model, progress)
     _check_class(folder)
     _check_shards(folder)
@@ -198,6 +205,7 @@ def load_model(config: ModelSettings, progress: Progress = _quiet) -> QwenOmni:
             _pixel_settings(folder, thinker),
             _watch_templates(folder),
             config.weights,
+            config.compile,
         ),
         pick_engine(config.engine, device),
     )
@@ -211,6 +219,8 @@ def random_model(name: str, shape: Shape, config: ModelSettings, seed: int = 0) 
     device = pick_device(config.device)
     dtype = pick_dtype(config.dtype, device)
     check_weights(config.weights, device, dtype)
+    if config.compile:
+        check_compiler(device)
     tokenizer = byte_tokenizer()
     sizes = (shape, tokenizer, seed, str(device), dtype)
     if config.weights == "auto":
@@ -218,7 +228,7 @@ def random_model(name: str, shape: Shape, config: ModelSettings, seed: int = 0) 
     else:
         thinker = random_quantised(*sizes, config.weights)
     pixels = PixelSettings(max_tokens=shape.image_tokens)
-    spec = _spec(name, thinker, tokenizer, pixels, weights=config.weights)
+    spec = _spec(name, thinker, tokenizer, pixels, weights=config.weights, compiled=config.compile)
     return QwenOmni(thinker, tokenizer, spec, pick_engine(config.engine, device))
 
 
@@ -358,6 +368,7 @@ def _spec(
     pixels: PixelSettings,
     watch: WatchTemplates | None = None,
     weights: str = "auto",
+    compiled: bool = False,
 ) -> ModelSpec:
     text = thinker.config.text_config
     eos = thinker.generation_config.eos_token_id if thinker.generation_config is not None else None
@@ -383,4 +394,5 @@ def _spec(
         device=str(weight.device),
         watch=watch or WatchTemplates(),
         weights=weights,
+        compiled=compiled,
     )

@@ -63,6 +63,7 @@ class QwenOmni:
                 tuple(rotary.mrope_section),
                 float(rotary.attention_scaling),
             ),
+            compiled=spec.compiled,
         )
         self._fast = FastEngine(self._decoder, spec) if engine == "fast" else None
         self._towers = Towers(parts.audio, parts.visual, spec.pixels, parts.audio.num_mel_bins)
