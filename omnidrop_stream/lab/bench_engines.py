@@ -54,6 +54,8 @@ class QuestionRow:
     engine: str
     text_rows: int
     """Rows that run through the layers: the question and the template around it."""
+    first_ms: float
+    """The first of them, which no other figure counts."""
     question_ms: Spread
     faster: Ratio
     """Times less than plain at this window."""
@@ -253,6 +255,7 @@ def _row(
         window=window,
         engine=engine,
         text_rows=rows,
+        first_ms=one.question[window, question][0],
         question_ms=samples[engine],
         faster=Ratio.of(samples["plain"], samples[engine]),
         read_bytes=read,

@@ -10,6 +10,7 @@ HEADS = (
     "chunks",
     "text rows",
     "engine",
+    "first ms",
     "question ms",
     "x less",
     "must read MiB",
@@ -29,6 +30,7 @@ def engine_cells(engines: Engines) -> list[list[str]]:
             str(r.window),
             str(r.text_rows),
             r.engine,
+            f"{r.first_ms:.0f}",
             _spread(r.question_ms),
             f"{r.faster.median:.2f} ({r.faster.min:.2f} - {r.faster.max:.2f})",
             f"{r.read_bytes / 2**20:.0f}",
@@ -60,8 +62,8 @@ def engine_lines(engines: Engines) -> list[str]:
     rates = engines.rates
     lines = [
         "Question at full depth (read_side, retention as configured) and its one-token answer, "
-        f"processor time, median (least - most) of {engines.rounds} rounds in turn after one that "
-        "is not counted; x less: plain by this row",
+        f"processor time, median (least - most) of {engines.rounds} rounds in turn after a first "
+        "one that stands apart; x less: plain by this row",
         f"a copy reads {rates.copy_bytes_per_s / 2e9:.2f} GB/s and writes as much; matrices "
         f"multiply at {rates.matmul_flops_per_s / 1e9:.0f} GFLOP/s; of copy: bytes that must be "
         "read in the question's time, by what a copy reads in the same time",

@@ -207,6 +207,7 @@ def test_both_engines_are_measured_at_the_same_windows(config):
         assert (plain.engine, fast.engine) == ("plain", "fast")
         assert (plain.read_bytes, plain.flops) == (fast.read_bytes, fast.flops)
         assert plain.faster.median == 1.0
+        assert plain.first_ms not in plain.question_ms.samples
     assert rows[4].read_bytes > rows[0].read_bytes == rows[2].read_bytes > 0
     assert rows[4].flops > rows[0].flops > rows[2].flops > 0
     rates = report.engines.rates
