@@ -14,7 +14,7 @@ import logging
 import re
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Any, Protocol
 
@@ -218,8 +218,8 @@ def _config(values: dict[str, Any]) -> WatchConfig:
 
 
 def _lasting(state: WatchState) -> dict[str, Any]:
-    """Without what changes at every chunk."""
-    told = asdict(state)
-    for name in ("odds", "baseline", "judge_ms"):
+    """Without what changes at every chunk, and without the error beside its sentence."""
+    told = asdict(replace(state, refusal=None))
+    for name in ("odds", "baseline", "judge_ms", "refusal"):
         del told[name]
     return {**told, "stage": state.stage.value, "reason": redact(state.reason)}

@@ -33,6 +33,7 @@ class WatchingNode(FakeNode):
         self.wanted: dict[str, WatchConfig] = {}
         self.told: asyncio.Queue[tuple[str, Told]] = asyncio.Queue()
         self.refusal: OmniDropError | None = None
+        self.refused_late: OmniDropError | None = None
 
     async def set_watch(self, camera: str, name: str, watch: WatchConfig) -> WatchState:
         self.status(camera)
@@ -48,8 +49,10 @@ class WatchingNode(FakeNode):
         return tuple(self._state(name) for name in self.wanted)
 
     def _state(self, name: str) -> WatchState:
-        watch = self.wanted[name]
-        return WatchState(name, watch.text, watch.sound_only, WatchStage.WATCHING)
+        watch, error = self.wanted[name], self.refused_late
+        stage = WatchStage.WATCHING if error is None else WatchStage.REFUSED
+        reason = "" if error is None else str(error)
+        return WatchState(name, watch.text, watch.sound_only, stage, reason, refusal=error)
 
     async def watch_events(self) -> AsyncGenerator[tuple[str, Told], None]:
         while True:
@@ -131,6 +134,16 @@ async def test_what_the_node_cannot_carry_is_told_with_its_reason_and_not_kept(
     await home.send(SET, "a bell rings")
     await home.until(lambda: b"taken up to 99 %" in (home.last("events") or b""))
     assert await kept_watches(service._journal) == {}
+
+
+async def test_one_that_is_refused_only_when_the_camera_is_there_says_so_in_its_state(
+    home: Home, node: WatchingNode
+):
+    await home.send(SET, "a bell rings")
+    await home.until(lambda: bool(state(home)))
+    node.refused_late = Busy("the model is taken up to 99 %")
+    await home.until(lambda: state(home)["stage"] == "refused")
+    assert state(home)["reason"] == "the model is taken up to 99 %"
 
 
 async def test_an_event_comes_with_its_picture_which_stays_until_it_is_removed(
