@@ -81,6 +81,16 @@ async def test_a_change_of_a_cameras_state_is_told_once_with_an_event(
         await home.until(lambda: b"yard is offline" in (home.last("events") or b""))
 
 
+async def test_a_camera_that_is_away_from_the_start_is_told_once_whatever_it_tries(
+    broker: Broker, node: FakeNode, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    node.state = "failed"
+    async with serving(node, mqtt_config(broker), tmp_path / "journal.db") as service:
+        for node.state in ("connecting", "failed", "connecting", "failed"):
+            service.presence.look()
+    assert [m for m in caplog.messages if m.startswith("door")] == ["door is failed"]
+
+
 async def test_a_camera_that_is_removed_leaves_no_retained_message(
     broker: Broker, service: MqttService, node: FakeNode
 ):
