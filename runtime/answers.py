@@ -94,6 +94,12 @@ class Answers:
         self._stats.timing("answer.ttft", answer.ttft_ms)
         self._stats.timing("answer.total", answer.total_ms)
         self._stats.count(f"answer.{answer.finish}")
+        used = answer.tokens
+        if not used.entering:
+            return  # cancelled before its prefill
+        kept = round(used.unpruned * used.mean_entering)
+        self._stats.count("answer.tokens.kept", kept)
+        self._stats.count("answer.tokens.pruned", used.unpruned - kept)
 
     def _job(
         self,

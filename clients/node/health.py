@@ -8,6 +8,7 @@ from typing import Protocol
 
 from clients.node.http import Health
 from clients.node.metrics import CameraView, NodeView
+from omnidrop_stream.errors import UnknownCamera
 from omnidrop_stream.types import CHUNK_SECONDS
 from runtime.node import Node
 
@@ -66,9 +67,11 @@ class NodeHealth:
         node, service = self._node, self._service()
         cameras = []
         for name in node.cameras():
-            status = node.status(name).session
-            if status is not None:
-                cameras.append(CameraView(name, status, node.camera_stats(name)))
+            try:
+                status, stats = node.status(name), node.camera_stats(name)
+            except UnknownCamera:  # it was removed in this moment
+                continue
+            cameras.append(CameraView(name, status.state, status.session, stats))
         return NodeView(
             cameras=cameras,
             stats=(node.stats,),

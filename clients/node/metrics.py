@@ -29,14 +29,16 @@ _TIMINGS = {
     "watch.judge": ("watch", "One judgement of a standing question"),
 }
 _REASONS = ("feed.dropped.", "source.dropped.", "mqtt.dropped.", "watch.dropped.")
+_TOKENS = "answer.tokens."
 
 
 @dataclass(frozen=True, slots=True)
 class CameraView:
-    """One camera at this moment."""
+    """One camera at this moment. status: None while it is not open."""
 
     name: str
-    status: SessionStatus
+    state: str
+    status: SessionStatus | None
     stats: Stats
 
 
@@ -72,6 +74,7 @@ class NodeMetrics(Collector):
         yield from _node(view)
         yield from _states(view.cameras)
         yield from _gauges(view.cameras)
+        yield from _kept_gauges(view)
         yield from _counters(view)
         yield from _histograms(view)
 
@@ -94,7 +97,7 @@ def _states(cameras: Sequence[CameraView]) -> Iterator[Metric]:
     )
     for camera in cameras:
         for state in STATES:
-            family.add_metric((camera.name, state), float(camera.status.state == state))
+            family.add_metric((camera.name, state), float(camera.state == state))
     yield family
 
 
@@ -103,35 +106,54 @@ def _gauges(cameras: Sequence[CameraView]) -> Iterator[Metric]:
         "omnidrop_tokens", "Audiovisual tokens: held, and the most allowed", labels=("camera", "of")
     )
     for camera in cameras:
-        tokens.add_metric((camera.name, "held"), float(camera.status.tokens))
-        tokens.add_metric((camera.name, "budget"), float(camera.status.budget_tokens))
+        if camera.status is not None:
+            tokens.add_metric((camera.name, "held"), float(camera.status.tokens))
+            tokens.add_metric((camera.name, "budget"), float(camera.status.budget_tokens))
     yield tokens
     for name, help, read in _READINGS:
         family = GaugeMetricFamily(f"omnidrop_{name}", help, labels=("camera",))
         for camera in cameras:
-            value = read(camera)
+            value = None if camera.status is None else read(camera.status)
             if value is not None:
                 family.add_metric((camera.name,), float(value))
         yield family
 
 
-_READINGS: tuple[tuple[str, str, Callable[[CameraView], float | None]], ...] = (
-    ("lag_seconds", "Age of the newest chunk in the cache", lambda c: c.status.lag_s),
-    ("chunk_age_seconds", "Age of the newest chunk when given", lambda c: c.status.chunk_age_s),
-    ("stream_seconds", "Stream time", lambda c: c.status.stream_s),
-    ("prefill_depth_layers", "Layers done ahead of a question", lambda c: c.status.depth),
-    ("overload_step", "Step of the overload ladder, 0 to 5", lambda c: c.status.step),
-    ("answers_in_progress", "Answers being given", lambda c: c.status.answers),
-    ("video", "1 while pictures come", lambda c: c.status.video),
-    ("audio", "1 while sound comes", lambda c: c.status.audio),
-    ("av_skew_seconds", "Sound's time minus the pictures'", lambda c: _gauge(c, "source.skew_s")),
-    ("queue_chunks", "Chunks that wait for the model", lambda c: _gauge(c, "feed.waiting")),
+_READINGS: tuple[tuple[str, str, Callable[[SessionStatus], float | None]], ...] = (
+    ("lag_seconds", "Age of the newest chunk in the cache", lambda s: s.lag_s),
+    ("chunk_age_seconds", "Age of the newest chunk when given", lambda s: s.chunk_age_s),
+    ("stream_seconds", "Stream time", lambda s: s.stream_s),
+    ("prefill_depth_layers", "Layers done ahead of a question", lambda s: s.depth),
+    ("overload_step", "Step of the overload ladder, 0 to 5", lambda s: s.step),
+    ("answers_in_progress", "Answers being given", lambda s: s.answers),
+    ("video", "1 while pictures come", lambda s: s.video),
+    ("audio", "1 while sound comes", lambda s: s.audio),
+)
+_CAMERA_GAUGES = (
+    ("source.skew_s", "av_skew_seconds", "Sound's time minus the pictures'"),
+    ("feed.waiting", "queue_chunks", "Chunks that wait for the model"),
+)
+_NODE_GAUGES = (
+    ("mqtt.waiting", "questions_waiting", "Accepted questions that wait for their turn"),
+    ("mqtt.answering", "questions_answering", "Accepted questions that are being answered"),
+    ("mqtt.outbox", "messages_waiting", "Messages that the broker has not confirmed yet"),
 )
 
 
-def _gauge(camera: CameraView, name: str) -> float | None:
-    value = camera.stats.snapshot()["gauges"].get(name)
-    return None if value is None else float(value)
+def _kept_gauges(view: NodeView) -> Iterator[Metric]:
+    """Those that the statistics read themselves, where there are such."""
+    for key, name, help in _CAMERA_GAUGES:
+        family = GaugeMetricFamily(f"omnidrop_{name}", help, labels=("camera",))
+        for camera in view.cameras:
+            value = camera.stats.snapshot()["gauges"].get(key)
+            if value is not None:
+                family.add_metric((camera.name,), float(value))
+        yield family
+    for stats in view.stats:
+        gauges = stats.snapshot()["gauges"]
+        for key, name, help in _NODE_GAUGES:
+            if key in gauges:
+                yield GaugeMetricFamily(f"omnidrop_{name}", help, value=float(gauges[key]))
 
 
 def _counters(view: NodeView) -> Iterator[Metric]:
@@ -141,22 +163,30 @@ def _counters(view: NodeView) -> Iterator[Metric]:
     drops = CounterMetricFamily(
         "omnidrop_dropped", "What was dropped, by reason", labels=("camera", "reason")
     )
+    tokens = CounterMetricFamily(
+        "omnidrop_answer_tokens",
+        "Audiovisual tokens that answers were given with, mean over the layers: kept and pruned",
+        labels=("camera", "of"),
+    )
     events = CounterMetricFamily(
         "omnidrop_events", "Every other counter of the runtime", labels=("camera", "name")
     )
     sums: dict[tuple[str, str], float] = {}
     sources = [(camera.name, camera.stats) for camera in view.cameras]
     for camera in view.cameras:
-        reconnects.add_metric((camera.name,), float(camera.status.reconnects))
+        if camera.status is not None:
+            reconnects.add_metric((camera.name,), float(camera.status.reconnects))
     for name, stats in (*sources, *(("", stats) for stats in view.stats)):
         for key, value in stats.snapshot()["counters"].items():
             sums[name, key] = sums.get((name, key), 0.0) + value
     for (name, key), total in sums.items():
         if key.startswith(_REASONS):
             drops.add_metric((name, key.replace(".dropped.", "_")), total)
+        elif key.startswith(_TOKENS):
+            tokens.add_metric((name, key.removeprefix(_TOKENS)), total)
         else:
             events.add_metric((name, key), total)
-    yield from (reconnects, drops, events)
+    yield from (reconnects, drops, tokens, events)
 
 
 def _histograms(view: NodeView) -> Iterator[Metric]:

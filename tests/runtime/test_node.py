@@ -87,6 +87,16 @@ async def test_a_question_brings_its_own_bounds(node: Node):
     assert answer.tokens.mean_entering > plain.tokens.mean_entering
 
 
+async def test_the_tokens_that_an_answer_kept_and_pruned_are_counted(node: Node):
+    add(node, "door", 6.5)
+    await held(node, "door", 3)
+    used = (await answer_of(node, "door", AskRequest("what?"))).tokens
+    stats = node.camera_stats("door")
+    kept, pruned = (stats.counter(f"answer.tokens.{name}") for name in ("kept", "pruned"))
+    assert kept == round(used.unpruned * used.mean_entering) > 0
+    assert kept + pruned == used.unpruned
+
+
 async def test_a_retention_that_cannot_be_is_refused(node: Node):
     add(node, "door")
     await held(node, "door")

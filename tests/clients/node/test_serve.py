@@ -168,11 +168,13 @@ async def test_without_a_broker_it_serves_and_says_that_it_waits(start):
 
 
 async def test_a_camera_that_is_absent_at_start_harms_nobody(start):
-    node = await start({"cameras": {"gone": "rtsp://127.0.0.1:1/x", "one": "demo:"}})
+    cameras = {"gone": "rtsp://127.0.0.1:1/x", "none": "/no/such.mp4", "one": "demo:"}
+    node = await start({"cameras": cameras})
     address = re.search(r"http://\S+", await node.said("metrics and health"))[0]
     async with httpx.AsyncClient(base_url=address) as web:
         await _shown(web, "/readyz", '{"ok":true')
         await _shown(web, "/metrics", 'omnidrop_camera_state{camera="gone",state="offline"} 1.0')
+        await _shown(web, "/metrics", 'omnidrop_camera_state{camera="none",state="failed"} 1.0')
     node.process.send_signal(signal.SIGTERM)
     assert await node.ended() == 0
 
