@@ -22,6 +22,7 @@ from omnidrop_stream.method import (
     keep_salient,
     merge_patch,
 )
+from omnidrop_stream.model.copies import moved
 from omnidrop_stream.model.mel import MelCarry, chunk_mel
 from omnidrop_stream.model.patch_product import with_patch_product
 from omnidrop_stream.model.pixels import PixelSettings, fit_size, patchify, resize_frames
@@ -196,12 +197,8 @@ class Towers:
         )
 
     def _moved(self, values: torch.Tensor) -> torch.Tensor:
-        """``values`` on the towers' device in their type; to a GPU from pinned memory, without
-        waiting for it.
-        """
-        if self._device.type == "cuda":
-            values = values.pin_memory().to(self._device, non_blocking=True)
-        return values.to(self._device, self._dtype)
+        """``values`` on the towers' device in their type."""
+        return moved(values, self._device, self._dtype)
 
     # -- vision
 
@@ -327,8 +324,8 @@ class Towers:
         ]
         return ChunkTokens(
             embeds=torch.cat([p.embeds for _, p in parts]),
-            modality=torch.cat(kinds).to(device),
-            offsets=torch.cat([p.offsets for _, p in parts], dim=1).to(device),
+            modality=moved(torch.cat(kinds), device),
+            offsets=moved(torch.cat([p.offsets for _, p in parts], dim=1), device),
             n_unpruned=sum(p.n_unpruned for _, p in parts),
             n_unpruned_video=sum(p.n_unpruned for m, p in parts if m is Modality.VIDEO),
             last_id=parts[-1][1].last_id,
