@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -181,10 +181,15 @@ class Config(_Section):
 
 
 def _known_keys(model: type[BaseModel], path: tuple[str | int, ...]) -> list[str]:
+    named = False
     for part in path:
+        if named:  # the name of one of several, no key
+            named = False
+            continue
         field = model.model_fields.get(str(part))
         if field is None:
             return list(model.model_fields)
+        named = get_origin(field.annotation) in (dict, tuple)
         for candidate in (field.annotation, *get_args(field.annotation)):
             if isinstance(candidate, type) and issubclass(candidate, BaseModel):
                 model = candidate

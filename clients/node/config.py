@@ -11,6 +11,7 @@ over the file, that over the defaults. A secret stands in the environment or in 
 
 from __future__ import annotations
 
+import difflib
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -233,6 +234,7 @@ def load_node_config(path: Path | None, flags: Mapping[str, Any] | None = None) 
     flags: nested as the file is; shorthands are allowed in both.
     """
     origin = str(path) if path is not None else "settings"
+    _check_environment(os.environ)
     values = expanded(read_yaml(path)) if path is not None else {}
     try:
         given: dict[str, Any] = {"_flags": expanded(dict(flags or {})), "_file": values}
@@ -245,6 +247,18 @@ def load_node_config(path: Path | None, flags: Mapping[str, Any] | None = None) 
             f"one by one, as {ENV_PREFIX}MQTT__HOST"
         ) from None
     return loaded
+
+
+def _check_environment(environment: Mapping[str, str]) -> None:
+    """Raise ConfigError for the key of a section that there is not: it would be passed over."""
+    for name in environment:
+        section, nested, _ = name.upper().removeprefix(ENV_PREFIX).partition("__")
+        known = [field.upper() for field in NodeConfig.model_fields]
+        if not name.upper().startswith(ENV_PREFIX) or not nested or section in known:
+            continue
+        near = difflib.get_close_matches(section, known, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(known)}."
+        raise ConfigError(f"the environment has {name}, and {section} is no setting; {hint}")
 
 
 def expanded(values: dict[str, Any]) -> dict[str, Any]:

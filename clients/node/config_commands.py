@@ -11,10 +11,12 @@ from typing import Annotated, Any
 import typer
 import yaml
 
+from clients.mqtt.config import TlsConfig
 from clients.node.config import NodeConfig, load_node_config
 from clients.terminal import write_err, write_out
-from omnidrop_stream.errors import UsageError
+from omnidrop_stream.errors import ConfigError, UsageError
 from runtime.redact import redact
+from runtime.sources import FileSource, open_source
 
 PID_FILE = "node.pid"
 app = typer.Typer(help="Check, show and reload the configuration of a node.", no_args_is_help=True)
@@ -27,11 +29,31 @@ def check(file: File) -> None:
     right.
     """
     config = load_node_config(file)
-    for advice in advices(config):
+    for advice in (*advices(config), *_never_usable(config, str(file))):
         write_err(f"note: {advice}")
     count = len(config.cameras)
     broker = f"broker {config.mqtt.host}" if config.mqtt is not None else "no broker"
     write_out(f"{file}: right. {count} camera{'s' * (count != 1)}, {broker}.")
+
+
+def _never_usable(config: NodeConfig, origin: str) -> list[str]:
+    """What a node that runs would try again for ever: raises ConfigError for what no waiting mends,
+    and returns what may only be missing yet. Nothing is connected to.
+    """
+    mqtt = config.mqtt
+    if mqtt is not None:
+        mqtt.secret()
+        if mqtt.encrypted:
+            (mqtt.tls or TlsConfig()).context()
+    missing = []
+    for name, camera in config.cameras.items():
+        try:
+            source = open_source(camera.source, options=camera.options)
+        except UsageError as error:
+            raise ConfigError(f"{origin}: cameras.{name}.source: {error}") from None
+        if isinstance(source, FileSource) and not source.path.exists():
+            missing.append(f"camera {name}: there is no file {redact(source.path)} at present")
+    return missing
 
 
 @app.command()

@@ -112,6 +112,10 @@ def test_a_secret_may_stand_in_a_file_of_its_own(write, tmp_path, monkeypatch):
         ({"log": {"level": "loud"}}, "log.level = 'loud'"),
         ({"http": {"token_file": "/no/such"}}, "token_file = /no/such cannot be read"),
         ({"cameras": {"a": {"source": "x", "watches": {"w": {"text": ""}}}}}, "watches.w.text"),
+        (
+            {"cameras": {"a": {"source": "x", "watches": {"w": {"text": "x", "treshold": 1}}}}},
+            "watches.w.treshold is no setting; did you mean 'threshold'?",
+        ),
         ("cameras: [", "cannot be read as YAML"),
         ("- a\n", "holds a list"),
     ],
@@ -261,6 +265,35 @@ def test_check_says_that_a_file_is_right_and_what_is_probably_not_meant(write):
     assert "right. 1 camera, no broker." in done.stdout
     assert "camera a: its address holds a login" in done.stderr
     assert SECRET not in done.output
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"mqtt": {"password_file": "/no/such"}}, "mqtt.password_file = /no/such cannot be read"),
+        ({"mqtt": {"host": "b", "tls": {"ca": "/no/such"}}}, "/no/such cannot be used"),
+        ({"cameras": {"a": "rtps://cam/1"}}, "cameras.a.source: rtps://cam/1: there is no kind"),
+        ({"cameras": {"a": "demo:?sed=1"}}, "cameras.a.source: demo:?sed=1 is not understood"),
+        ({"cameras": {"a": f"rtsp://me:{SECRET}@cam:99999/1"}}, "names no host, or a port"),
+    ],
+)
+def test_check_refuses_what_a_node_could_only_try_again_for_ever(write, values, words):
+    done = CliRunner().invoke(app, ["check", str(write(values))])
+    assert isinstance(done.exception, ConfigError)
+    assert words in str(done.exception)
+    assert SECRET not in str(done.exception)
+
+
+def test_check_notes_a_file_that_is_not_there_yet(write):
+    done = CliRunner().invoke(app, ["check", str(write({"cameras": {"a": "/no/such.mp4"}}))])
+    assert done.exit_code == 0
+    assert "camera a: there is no file /no/such.mp4 at present" in done.stderr
+
+
+def test_a_section_that_only_the_environment_names_is_refused(write, monkeypatch):
+    monkeypatch.setenv("OMNIDROP_MQT__HOST", "b")
+    with pytest.raises(ConfigError, match="MQT is no setting; did you mean 'MQTT'"):
+        load_node_config(write({}))
 
 
 def test_show_prints_every_setting_as_yaml_or_json(write):
