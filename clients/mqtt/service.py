@@ -24,6 +24,7 @@ from clients.mqtt.claim import Claim
 from clients.mqtt.config import MqttConfig, TlsConfig, kept_client_id
 from clients.mqtt.controls import Controls
 from clients.mqtt.intake import Intake, make_limits
+from clients.mqtt.leftovers import Leftovers
 from clients.mqtt.messages import Incoming
 from clients.mqtt.outbox import Outbox
 from clients.mqtt.ports import Extension, NodePort
@@ -106,6 +107,13 @@ class MqttService:
             )
             self._extensions = (*extensions, watches)
             forgotten = partial(watches.forgotten, publish=self.outbox.put)
+
+        def watched(camera: str) -> list[str]:
+            return [state.id for state in watch_node.watches(camera)] if watch_node else []
+
+        prefix = config.discovery_prefix
+        leftovers = Leftovers(node, journal, self.topics, name, prefix, watched)
+        self._extensions = (*self._extensions, leftovers)
         self._controls = Controls(
             node,
             journal,

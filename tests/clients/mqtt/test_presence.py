@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from clients.mqtt.controls import kept_switches
+from clients.mqtt.discovery import topic_of
 from clients.mqtt.service import MqttService
 from runtime.journal import Journal
 from tests.clients.mqtt.broker import Broker
@@ -101,6 +102,32 @@ async def test_a_camera_that_is_removed_leaves_no_retained_message(
         service.presence.look()
         for topic in ("status", "enabled/state", "muted/state"):
             await home.shows(f"yard/{topic}", b"")
+
+
+@pytest.mark.parametrize("away", [False, True])
+async def test_a_camera_that_is_removed_takes_its_answer_and_its_device_along(
+    broker: Broker, tmp_path: Path, away: bool
+):
+    left = ("yard/status", "yard/enabled/state", "yard/muted/state", "yard/last_answer")
+    device = topic_of("omnidrop", "yard")
+    node, journal = FakeNode("door", "yard"), tmp_path / "j.db"
+    async with Home(broker) as home:
+        await home.listen("omnidrop/yard/#")
+        await home.listen(device)
+        async with serving(node, mqtt_config(broker), journal):
+            await home.until(lambda: home.last("yard/muted/state") is not None)
+            for topic in ("omnidrop/yard/last_answer", device):
+                await home.send(topic, b"{}", retain=True)
+            await home.shows("yard/last_answer", b"{}")
+            if not away:
+                node.names.remove("yard")
+                await home.shows("yard/last_answer", b"")
+        if away:
+            async with serving(FakeNode("door"), mqtt_config(broker), journal):
+                for topic in left:
+                    await home.shows(topic, b"")
+        found = [bytes(m.payload) for m in home.came if m.topic.value == device]
+        assert found[-1] == b""
 
 
 async def test_the_last_will_says_offline_when_the_node_dies(broker: Broker, repository: Path):

@@ -195,7 +195,8 @@ async def test_what_was_set_is_kept_and_what_was_removed_leaves_no_trace(
     assert kept["door"]["bell"] == WatchConfig(text="a bell rings", sound_only=True)
     await home.send(SET, b"")
     await home.shows(STATE, b"")
-    assert await service._journal.do(JournalFile.settings) == {}
+    settings = await service._journal.do(JournalFile.settings)
+    assert [name for name in settings if "bell" in name] == []
 
 
 async def test_a_kept_one_that_this_version_does_not_allow_stops_nothing(tmp_path: Path):
@@ -206,3 +207,19 @@ async def test_a_kept_one_that_this_version_does_not_allow_stops_nothing(tmp_pat
             await journal.do(lambda file, key=key, value=value: file.set(key, value))
         assert list((await kept_watches(journal))["door"]) == ["new"]
     assert stats.counter("watch.kept_unreadable") == 1
+
+
+async def test_one_that_was_removed_while_the_node_was_away_leaves_no_state_and_no_picture(
+    broker: Broker, tmp_path: Path
+):
+    node, later, journal = WatchingNode(), WatchingNode(), tmp_path / "journal.db"
+    node.wanted["bell"] = WatchConfig(text="a bell rings")
+    async with Home(broker) as home:
+        await home.listen("omnidrop/#")
+        async with serving(node, mqtt_config(broker), journal, watch_node=node):
+            await home.until(lambda: bool(state(home)))
+            node.happens(b"\xff\xd8picture")
+            await home.shows(FRAME, b"\xff\xd8picture")
+        async with serving(later, mqtt_config(broker), journal, watch_node=later):
+            await home.shows(STATE, b"")
+            await home.shows(FRAME, b"")
