@@ -37,7 +37,14 @@ def miniature(work: Path, steps: int) -> dict[str, Any]:
                  "rolled": 0.5, "first_chunks": 4, "most_chunks": 4,
              }},
         ],
-        "shipped_depth": ["0", "n", "1", "2"],
+        "late_depth": ["0", "1z", "1", "2"],
+        "late": [{
+            "name": "late", "steps": steps, "early": [0], "looking": [1], "size": 300,
+            "stands_for": [[0], [1, 2], [3], [4]], "questions": 2, "most_chunks": 4,
+            "report_every": 2, "rolled": 0.5, "neighbour_layer": 0, "side_warm": 1,
+            "retention": [0.3, 0.4],
+        }],
+        "shipped_depth": ["0", "1", "1", "2", "3"],
         "look": {"steps": 2, "size": 300, "questions": 2, "most_chunks": 3},
     }  # fmt: skip
 
@@ -54,8 +61,10 @@ def test_an_interrupted_run_ends_bit_equal_to_one_in_one_go(tmp_path: Path) -> N
     begun = Recipe.model_validate(miniature(tmp_path / "parts", 4))
     half = begun.stages[1].settings.model_copy(update={"pause_at": 2})
     stages = (begun.stages[0], begun.stages[1].model_copy(update={"settings": half}))
-    stop = begun.model_copy(update={"stages": stages, "look": None})
-    Trainer(stop).run()
+    stop = {"stages": stages, "late": (), "shipped_depth": ("0", "1", "2"), "look": None}
+    Trainer(begun.model_copy(update=stop)).run()
+    late = (begun.late[0].model_copy(update={"pause_at": 2}),)
+    Trainer(begun.model_copy(update={"late": late, "look": None})).run()
     resumed = weights_of(begun)
     assert straight.keys() == resumed.keys()
     for name, value in straight.items():
@@ -66,7 +75,8 @@ def test_a_finished_checkpoint_is_grown_and_taught_again(tmp_path: Path) -> None
     whole = Recipe.model_validate(miniature(tmp_path / "first", 2))
     weights_of(whole)
     values = miniature(tmp_path / "second", 2) | {
-        "start": str(whole.out), "stages": [], "shipped_depth": ["0", "1", "1", "2", "3"],
+        "start": str(whole.out), "stages": [], "late": [],
+        "shipped_depth": ["0", "1", "1", "3", "4"],
         "look": {"steps": 2, "size": 300, "questions": 2, "most_chunks": 3, "heads": [[3, 0]]},
     }  # fmt: skip
     del values["audio"], values["vision"]

@@ -76,28 +76,39 @@ def cells_of(block: Block) -> torch.Tensor:
 
 
 def look_loss(
-    scores: torch.Tensor, block: Block, evidence: torch.Tensor, settings: LookSettings
+    scores: torch.Tensor,
+    block: Block,
+    evidence: torch.Tensor,
+    tokens: float,
+    naming: float,
+    aside: float,
 ) -> torch.Tensor:
-    """How far a layer's attention to the stream [B, Q, N] is from the evidence."""
-    s = settings
+    """How far a layer's attention to the stream [B, Q, N] is from the evidence: the weighted sum of
+    the losses on its tokens, on its cells, and of what looks away from the stream.
+    """
     return (
-        s.tokens * evidence_loss(scores, block.tokens, evidence)
-        + s.naming * naming_loss(scores, cells_of(block), evidence)
-        + s.aside * aside_loss(scores)
+        tokens * evidence_loss(scores, block.tokens, evidence)
+        + naming * naming_loss(scores, cells_of(block), evidence)
+        + aside * aside_loss(scores)
     )
 
 
-def lift_loss(scores: torch.Tensor, block: Block, evidence: torch.Tensor) -> torch.Tensor:
-    """How far a layer's scores [B, Q, N] are from keeping the evidence when half of the tokens
-    leave: each of its tokens should get twice the middle token's attention.
+def raised_loss(scores: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
+    """How far scores [B, Q, N] are from keeping the items bool [B, Q, N] when half of the tokens
+    leave: each of them should get twice the middle token's attention, however small that is.
     """
-    items = torch.einsum("bqme,bnme->bqn", evidence.float(), block.tokens.float()) > 0
     if not items.any():
         return scores.sum() * 0.0
-    logs = torch.log(scores + 1e-6)
+    shares = scores / scores.sum(-1, keepdim=True).clamp(min=1e-12)
+    logs = torch.log(shares + 1e-6)
     middle = logs.detach().median(-1, keepdim=True).values
-    lifted = nn.functional.softplus(2.0 * (middle + math.log(2) - logs)[items]).mean()
-    return evidence_loss(scores, block.tokens, evidence) + lifted
+    return nn.functional.softplus(2.0 * (middle + math.log(2) - logs)[items]).mean()
+
+
+def lift_loss(scores: torch.Tensor, block: Block, evidence: torch.Tensor) -> torch.Tensor:
+    """How far a layer's scores [B, Q, N] are from the evidence, and from keeping it."""
+    items = torch.einsum("bqme,bnme->bqn", evidence.float(), block.tokens.float()) > 0
+    return evidence_loss(scores, block.tokens, evidence) + raised_loss(scores, items)
 
 
 def silence_heads(language: nn.Module, heads: Sequence[tuple[int, int]]) -> None:
@@ -169,7 +180,7 @@ def train_looking(task: LanguageTask, settings: LookSettings, files: StageFiles)
         losses = [
             lift_loss(scores[i], block, asked.evidence)
             if i in lifted
-            else look_loss(scores[i], block, asked.evidence, s)
+            else look_loss(scores[i], block, asked.evidence, s.tokens, s.naming, s.aside)
             for i in where
         ]
         loss = torch.stack(losses).mean()

@@ -42,8 +42,8 @@ def watched_scores(language: Any, watch: Watch, layer: int) -> Tensor:
     batch, questions = watch.words.shape
     q = attn.q_proj(h[:, size:]).view(batch, h.shape[1] - size, -1, attn.head_dim).transpose(1, 2)
     k = attn.k_proj(h).view(batch, h.shape[1], -1, attn.head_dim).transpose(1, 2)
-    q = q * cos[:, :, size:] + _half_turn(q) * sin[:, :, size:]
-    k = k * cos + _half_turn(k) * sin
+    q = q * cos[:, :, size:] + half_turn(q) * sin[:, :, size:]
+    k = k * cos + half_turn(k) * sin
     k = k.repeat_interleave(q.shape[1] // k.shape[1], 1)
     logits = q @ k.transpose(2, 3) / attn.head_dim**0.5
     weights = logits.masked_fill(~watch.mask, float("-inf")).softmax(-1).mean(1)[:, :, :size]
@@ -150,7 +150,7 @@ def packed_forward(
             p(h).view(batch, x.shape[1], -1, attn.head_dim).transpose(1, 2)
             for p in (attn.q_proj, attn.k_proj, attn.v_proj)
         )
-        q, k = q * cos + _half_turn(q) * sin, k * cos + _half_turn(k) * sin
+        q, k = q * cos + half_turn(q) * sin, k * cos + half_turn(k) * sin
         groups = q.shape[1] // k.shape[1]
         if groups > 1:
             k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
@@ -181,6 +181,7 @@ def packed_forward(
     return final.view(batch, count, length, -1), tapped
 
 
-def _half_turn(x: Tensor) -> Tensor:
+def half_turn(x: Tensor) -> Tensor:
+    """The other part of a rotation by halves."""
     a, b = x.chunk(2, -1)
     return torch.cat((-b, a), -1)

@@ -19,6 +19,7 @@ from omnidrop_stream.lab.train.corpus import text_corpus
 from omnidrop_stream.lab.train.encoders import EncoderSettings, train_encoder
 from omnidrop_stream.lab.train.grow import grow, record_of
 from omnidrop_stream.lab.train.language import LanguageSettings, LanguageTask, train_language
+from omnidrop_stream.lab.train.late import LateSettings, train_late
 from omnidrop_stream.lab.train.library import FeatureSource, Library, build_library, ridge_start
 from omnidrop_stream.lab.train.look import LookSettings, train_looking
 from omnidrop_stream.lab.train.mimetic import mimetic_start
@@ -94,7 +95,8 @@ class Recipe(BaseModel):
     """Everything `python -m omnidrop_stream.lab.train` does.
 
     start: a finished checkpoint of this shape to go on from, towers and all; without it the towers
-    are trained first and the language model begins with its start values.
+    are trained first and the language model begins with its start values. late: stages after the
+    others, at the depth plan `late_depth`.
     """
 
     model_config = _STRICT
@@ -108,7 +110,9 @@ class Recipe(BaseModel):
     audio: EncoderSettings | None = None
     vision: EncoderSettings | None = None
     library: LibrarySettings
-    stages: tuple[Stage, ...]
+    stages: tuple[Stage, ...] = ()
+    late_depth: tuple[str, ...] = ()
+    late: tuple[LateSettings, ...] = ()
     shipped_depth: tuple[str, ...]
     look: LookSettings | None = None
 
@@ -222,6 +226,8 @@ class Trainer:
             source, test = self._sources(stage, libraries)
             task = LanguageTask(self.thinker, self.writer, source, self.side)
             train_language(task, stage.settings, self._files(stage.name), {"test": test})
+        if self.recipe.late:
+            self._late()
         self._grow(self.recipe.shipped_depth)
         if self.recipe.look is not None:
             source = FeatureSource(self._library("train"), self.thinker.model, 0.6, 0.5)
@@ -231,6 +237,14 @@ class Trainer:
         weights, look = self.thinker.model.language_model.state_dict(), self.recipe.look
         record = record_of(weights, look is not None, look.heads if look else ())
         (self.recipe.out / "built.json").write_text(json.dumps(record, indent=2) + "\n")
+
+    def _late(self) -> None:
+        self._grow(self.recipe.late_depth)
+        library = self._library("train")
+        for stage in self.recipe.late:
+            source = FeatureSource(library, self.thinker.model, stage.blank, stage.repeat)
+            task = LanguageTask(self.thinker, self.writer, source, self.side)
+            train_late(task, stage, self._files(stage.name))
 
     def _sources(
         self, stage: Stage, libraries: dict[Split, Library]
