@@ -235,7 +235,9 @@ class Trainer:
             train_looking(task, self.recipe.look, self._files("look"))
         save_checkpoint(self.thinker, self.tokenizer, self.recipe.out, self.recipe.model.frame)
         weights, look = self.thinker.model.language_model.state_dict(), self.recipe.look
-        record = record_of(weights, look is not None, look.heads if look else ())
+        record = record_of(
+            weights, look is not None or bool(self.recipe.late), look.heads if look else ()
+        )
         (self.recipe.out / "built.json").write_text(json.dumps(record, indent=2) + "\n")
 
     def _late(self) -> None:
