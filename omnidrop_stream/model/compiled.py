@@ -1,8 +1,8 @@
 """``model.compile``: the feed-forward networks through torch's compiler, off by default.
 
-On a processor it was measured and does not pay: medians 7 % below to 8 % above the plain modules' at
-1 to 300 rows of the benchmark's shape, after half a minute of compiling (torch 2.13, AVX-512). On a
-GPU it was never run.
+On a processor it was measured and does not pay: medians 7 % below to 8 % above those of the plain
+modules at 1 to 300 rows of the benchmark's shape, after half a minute of compiling (torch 2.13,
+AVX-512). On a GPU it was never run.
 """
 
 from __future__ import annotations
