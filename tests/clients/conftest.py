@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -61,6 +62,16 @@ def omnidrop(capsys: pytest.CaptureFixture[str]) -> Omnidrop:
 def ask(omnidrop: Omnidrop) -> Omnidrop:
     """``omnidrop ask`` with the tiny model and short answers."""
     return lambda *rest: omnidrop("ask", *rest, "--model", "tiny", "--max-tokens", "4")
+
+
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """What is started here can be interrupted, even where these tests run in the background: there
+    shells have SIGINT ignored, and a process hands that on.
+    """
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture

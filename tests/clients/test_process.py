@@ -62,7 +62,7 @@ def test_a_reader_that_has_left_ends_it_quietly(repository: Path, clips: dict) -
     assert (done.returncode, done.stderr) == (0, b"")
 
 
-def test_an_interruption_ends_it_with_its_code(repository: Path) -> None:
+def test_an_interruption_ends_it_with_its_code(interruptible: None, repository: Path) -> None:
     command = [sys.executable, "-m", "clients.cli", "ask", "demo:", "a", "--at", "900000"]
     with subprocess.Popen(
         [*command, "--model", "tiny", "--json", "-q"],

@@ -248,16 +248,6 @@ async def test_a_broker_that_restarts_in_mid_answer_costs_time_only(
     assert "one two" in ran.out.splitlines()[-2]
 
 
-@pytest.fixture
-def interruptible():
-    """What is started here can be interrupted, even where these tests run in the background: there
-    shells have SIGINT ignored, and a process hands that on.
-    """
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
 async def test_ctrl_c_cancels_the_question_at_the_node(
     interruptible, service, node, broker, repository
 ):
