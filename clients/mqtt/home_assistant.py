@@ -90,11 +90,14 @@ class HomeAssistant:
         for camera in self._node.cameras():
             about = Camera(camera, self._watches(camera))
             told = message(self._topics.prefix, self._name, about, version)
-            topic = topic_of(self._name, camera, self._discovery_prefix)
-            now[topic] = json.dumps(told).encode("ascii")
-        for topic in set(self._told) - set(now):
-            publish(Outgoing(topic, b"", 1, retain=True))
-        for topic, payload in now.items():
-            if self._told.get(topic) != payload:
-                publish(Outgoing(topic, payload, 1, retain=True))
+            now[camera] = json.dumps(told).encode("ascii")
+        for camera in set(self._told) - set(now):
+            for topic in (self._topic_of(camera), self._topics.camera(camera, "last_answer")):
+                publish(Outgoing(topic, b"", 1, retain=True))
+        for camera, payload in now.items():
+            if self._told.get(camera) != payload:
+                publish(Outgoing(self._topic_of(camera), payload, 1, retain=True))
         self._told = now
+
+    def _topic_of(self, camera: str) -> str:
+        return topic_of(self._name, camera, self._discovery_prefix)

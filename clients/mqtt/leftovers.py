@@ -1,7 +1,8 @@
-"""Takes from the broker what it keeps of cameras and standing questions that there are no more.
+"""Takes from the broker what it keeps of cameras and standing questions of an earlier run.
 
-A file is mostly changed while the node is away: what an earlier run has told of is kept in the
-journal, or the camera would be "live" at the broker for ever. An `Extension` of the service.
+A file is mostly changed while the node is away: what a run has told of is kept in the journal, or
+the camera would be "live" at the broker for ever. What goes while the node runs is taken away by
+whoever told of it. An `Extension` of the service.
 """
 
 from __future__ import annotations
@@ -59,14 +60,14 @@ class Leftovers:
         """Its topic is among a camera's."""
 
     async def run(self, publish: Publish) -> None:
-        """Compare now and then; until cancelled."""
+        """Take away what is left, then note what there is; until cancelled."""
         kept = (await self._journal.do(JournalFile.settings)).get(_KEY, "[]")
         told: set[str] = set(json.loads(kept))
+        for gone in sorted(told - self._now()):
+            for topic in self._topics_of(gone):
+                publish(Outgoing(topic, b"", 1, retain=True))
         while True:
             now = self._now()
-            for gone in sorted(told - now):
-                for topic in self._topics_of(gone):
-                    publish(Outgoing(topic, b"", 1, retain=True))
             if now != told:
                 self._keep(now)
                 told = now

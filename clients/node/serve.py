@@ -149,16 +149,18 @@ class _Serving:
         with self._signals():
             config = self._config
             node = Node(config.library, wait_for_model=config.wait_for_model)
-            async with node, self._broker(node), self._http(node):
+            async with node, self._remembering(node):
+                # Before the broker: what it keeps of cameras that are not there is taken away.
                 for name in config.cameras:
                     self._add(node, name)
-                _log.info("serving", cameras=len(config.cameras), model=config.model.model)
-                self._notifier.ready(self._summary(node))
-                await self._until_stopped(node)
-                self._notifier.stopping()
-                _log.info("draining")
-                if self._service is not None:
-                    await self._service.drain(DRAIN_S)
+                async with self._broker(node), self._http(node):
+                    _log.info("serving", cameras=len(config.cameras), model=config.model.model)
+                    self._notifier.ready(self._summary(node))
+                    await self._until_stopped(node)
+                    self._notifier.stopping()
+                    _log.info("draining")
+                    if self._service is not None:
+                        await self._service.drain(DRAIN_S)
         _log.info("ended")
 
     @contextmanager
@@ -178,35 +180,42 @@ class _Serving:
                 loop.remove_signal_handler(number)
 
     @asynccontextmanager
-    async def _broker(self, node: Node) -> AsyncIterator[None]:
-        """The broker's service beside the block; its end by itself ends the node."""
+    async def _remembering(self, node: Node) -> AsyncIterator[None]:
+        """The journal beside the block, where there is a broker; what it holds is read."""
         config = self._config
         if config.mqtt is None:
             yield
             return
-        mqtt = config.mqtt
-        path = mqtt.journal or config.state_folder / "journal.db"
-        async with Journal(path, node.stats) as journal:
-            self._journal = journal
+        path = config.mqtt.journal or config.state_folder / "journal.db"
+        async with Journal(path, node.stats) as self._journal:
             await self._read_kept()
-            self._service = MqttService(
-                mqtt,
-                node,
-                journal,
-                config.name,
-                config.state_folder,
-                self._extensions(node),
-                watch_node=node,
-            )
-            task = asyncio.create_task(self._service.run(), name="mqtt")
-            task.add_done_callback(self._broker_ended)
-            try:
-                yield
-            finally:
-                task.cancel()
-                (failure,) = await asyncio.gather(task, return_exceptions=True)
-            if isinstance(failure, Exception):
-                raise failure
+            yield
+
+    @asynccontextmanager
+    async def _broker(self, node: Node) -> AsyncIterator[None]:
+        """The broker's service beside the block; its end by itself ends the node."""
+        config = self._config
+        if config.mqtt is None or self._journal is None:
+            yield
+            return
+        self._service = MqttService(
+            config.mqtt,
+            node,
+            self._journal,
+            config.name,
+            config.state_folder,
+            self._extensions(node),
+            watch_node=node,
+        )
+        task = asyncio.create_task(self._service.run(), name="mqtt")
+        task.add_done_callback(self._broker_ended)
+        try:
+            yield
+        finally:
+            task.cancel()
+            (failure,) = await asyncio.gather(task, return_exceptions=True)
+        if isinstance(failure, Exception):
+            raise failure
 
     async def _read_kept(self) -> None:
         """What was set and switched by MQTT until now."""
