@@ -36,3 +36,17 @@ def heard() -> Iterator[list[str]]:
         log.setLevel(level)
     told = av.logging.get_last_error()[0] - before
     assert len(handler.lines) >= told, f"{told} errors told, {len(handler.lines)} heard"
+
+
+@contextmanager
+def listening() -> Iterator[None]:
+    """FFmpeg's log is on, as in a program; afterwards it is as it was before any."""
+    libav = logging.getLogger("libav")
+    level = libav.level
+    complaints.listen()
+    try:
+        yield
+    finally:
+        libav.setLevel(level)
+        av.logging.set_skip_repeated(True)
+        av.logging.set_level(None)

@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 
-import av.logging
 import pytest
 
-from runtime.sources.complaints import listen
 from tests.faults.clips import FPS, GOP
 from tests.faults.corrupt_worker import Worker
+from tests.faults.heard import listening
 
 
 @pytest.fixture
-def listening() -> Iterator[None]:
-    libav = logging.getLogger("libav")
-    level = libav.level
-    listen()
-    yield
-    libav.setLevel(level)
-    av.logging.set_skip_repeated(True)
-    av.logging.set_level(None)
+def log_on() -> Iterator[None]:
+    with listening():
+        yield
 
 
-@pytest.mark.usefixtures("listening")
+@pytest.mark.usefixtures("log_on")
 @pytest.mark.parametrize(("video", "sound"), [("h264", "aac"), ("hevc", "pcm_alaw")])
 def test_damaged_packets_are_lived_through(video: str, sound: str) -> None:
     counts = Worker(video, sound, seed=7).run(25)

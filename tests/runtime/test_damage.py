@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import logging
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from runtime.sources.doubt import GROUPS, Habit
 from runtime.sources.units import Headers, spoilt_header
 from tests.faults import mutations
 from tests.faults.clips import FPS, GOP, SIZE, picture, pictures
-from tests.faults.heard import heard
+from tests.faults.heard import heard, listening
 
 PICTURES = 2 * GOP
 VPS, SPS, PPS, IDR = 32, 7, 8, 5
@@ -30,14 +29,9 @@ Damage = Callable[[list[bytes]], Sequence[bytes]]
 
 
 @pytest.fixture(autouse=True)
-def listening() -> Iterator[None]:
-    libav = logging.getLogger("libav")
-    level = libav.level
-    listen()
-    yield
-    libav.setLevel(level)
-    av.logging.set_skip_repeated(True)
-    av.logging.set_level(None)
+def log_on() -> Iterator[None]:
+    with listening():
+        yield
 
 
 @dataclass(frozen=True, slots=True)
