@@ -72,10 +72,15 @@ class Terminal:
 
     async def sees(self, text: str) -> None:
         """Wait until ``text`` appears after what was waited for before."""
-        async with asyncio.timeout(WAIT_S):
-            while (at := self.written.plain.find(text, self.seen)) < 0:
-                self.written.wrote.clear()
-                await self.written.wrote.wait()
+        try:
+            async with asyncio.timeout(WAIT_S):
+                while (at := self.written.plain.find(text, self.seen)) < 0:
+                    self.written.wrote.clear()
+                    await self.written.wrote.wait()
+        except TimeoutError:
+            raise AssertionError(
+                f"{text!r} is not in {self.written.plain[self.seen :]!r}"
+            ) from None
         self.seen = at + len(text)
 
     async def shows(self, text: str) -> None:
