@@ -80,7 +80,8 @@ def grounds_line(
 
 def is_terminal(stream: TextIO) -> bool:
     """Whether a person looks at it through something that understands more than lines."""
-    return stream.isatty() and os.environ.get("TERM", "") not in ("", "dumb")
+    term = os.environ.get("TERM", "xterm" if sys.platform == "win32" else "").lower()
+    return stream.isatty() and term not in ("", "dumb", "unknown")
 
 
 class ReaderGone(Exception):

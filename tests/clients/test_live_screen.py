@@ -30,12 +30,6 @@ CTRL_C, CTRL_D = "\x03", "\x04"
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b[=>]")
 
 
-@pytest.fixture(autouse=True)
-def able_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    """prompt_toolkit draws no status line where TERM says "dumb", as a build server's may."""
-    monkeypatch.setenv("TERM", "xterm-256color")
-
-
 class Written(io.StringIO):
     """What went to the terminal, without the escapes; each write wakes who waits for a text."""
 
@@ -125,7 +119,12 @@ async def terminal(
 
     output = Vt100_Output(written, lambda: Size(40, 100), term="xterm", enable_cpr=False)
     host = ModelHost(config.model, loaded)
-    with create_pipe_input() as keys, create_app_session(keys, output):
+    with (
+        create_pipe_input() as keys,
+        create_app_session(keys, output),
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setenv("TERM", "xterm-256color")  # where it says "dumb", Enter would end the prompt
         screen = Screen()
         desk = Desk(StreamSession(source, config, host), "gated", screen.show)
         talk = asyncio.create_task(screen.run(desk))

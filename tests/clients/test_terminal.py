@@ -67,12 +67,22 @@ def test_the_printer_follows_where_stdout_goes(attach: Attach) -> None:
     assert isinstance(terminal.make_printer(json=True), terminal.JsonPrinter)
 
 
+@pytest.mark.parametrize("term", ["", "dumb", "unknown", "DUMB"])
 def test_a_dumb_terminal_is_treated_like_a_pipe(
+    attach: Attach, monkeypatch: pytest.MonkeyPatch, term: str
+) -> None:
+    attach()
+    monkeypatch.setenv("TERM", term)
+    assert type(terminal.make_printer()) is terminal.PlainPrinter
+
+
+def test_windows_names_no_terminal_and_has_one(
     attach: Attach, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     attach()
-    monkeypatch.setenv("TERM", "dumb")
-    assert type(terminal.make_printer()) is terminal.PlainPrinter
+    monkeypatch.delenv("TERM", raising=False)
+    monkeypatch.setattr("sys.platform", "win32")
+    assert isinstance(terminal.make_printer(), terminal.TerminalPrinter)
 
 
 def test_a_terminal_gets_weight_and_literal_brackets(attach: Attach) -> None:
