@@ -18,14 +18,12 @@ _EPSILON_S = 1e-3
 
 def chunk_scores(scores: torch.Tensor, segments: Sequence[Segment]) -> torch.Tensor:
     """Guidance score f32 [chunks, 2] by chunk and modality, from one score a token [n0]."""
-    table = torch.zeros(len(segments), len(Modality))
-    start = 0
-    for row, segment in enumerate(segments):
-        part = scores[start : start + segment.count].float().cpu()
-        kinds = segment.tokens.modality.cpu().long()
-        table[row] = torch.zeros(len(Modality)).index_add_(0, kinds, part)
-        start += segment.count
-    return table
+    kinds = torch.cat([segment.tokens.modality for segment in segments])
+    part, kind = torch.stack([scores.float(), kinds.float()]).cpu()  # the one wait for a device
+    row = torch.arange(len(segments)).repeat_interleave(torch.tensor([s.count for s in segments]))
+    table = torch.zeros(len(segments) * len(Modality))
+    table.index_add_(0, row * len(Modality) + kind.long(), part)
+    return table.view(len(segments), len(Modality))
 
 
 def name_evidence(scores: torch.Tensor, segments: Sequence[Segment]) -> tuple[Evidence, ...]:

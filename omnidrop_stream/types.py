@@ -135,11 +135,20 @@ class ChunkTokens:
     """f32 [n]: attention that an audio token receives in its tower's last layer; 0 for video. None
     where nothing measured it.
     """
+    n_video: int | None = None
+    """How many are video, where the host knows."""
 
     @property
     def count(self) -> int:
         """Tokens that survived, n."""
         return int(self.embeds.shape[0])
+
+    def of(self, medium: Modality) -> int:
+        """How many are of this medium; where the host does not know, it waits for the device."""
+        video = self.n_video
+        if video is None:
+            video = int((self.modality == int(Modality.VIDEO)).sum())
+        return video if medium is Modality.VIDEO else self.count - video
 
 
 @dataclass(frozen=True, slots=True)

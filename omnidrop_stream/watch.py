@@ -247,8 +247,9 @@ def _timed(
 
 def odds_of(logits: torch.Tensor, words: AnswerWords) -> float:
     """Log-odds of yes over no from next-token logits [vocabulary], over all spellings of each."""
-    logits = logits.double()
-    yes, no = logits[list(words.yes)], logits[list(words.no)]
+    spellings = torch.tensor([*words.yes, *words.no], device=logits.device)
+    found = logits[spellings].cpu().double()
+    yes, no = found[: len(words.yes)], found[len(words.yes) :]
     return float(yes.logsumexp(0) - no.logsumexp(0))
 
 
@@ -264,11 +265,13 @@ def _key_time(
     span = evidence[0]
     best, key_s, start = 0.0, (span.from_s + span.to_s) / 2, 0
     for segment in segments:
-        score = scores[start : start + segment.count].cpu()
+        own = slice(start, start + segment.count)
         start += segment.count
         if segment.end_s <= span.from_s or segment.start_s >= span.to_s:
             continue
-        score = score.masked_fill(segment.tokens.modality.cpu() != int(Modality.VIDEO), 0.0)
+        score = (
+            scores[own].cpu().masked_fill(segment.tokens.modality.cpu() != int(Modality.VIDEO), 0.0)
+        )
         most = float(score.max())
         if most > best:
             offset = float(segment.tokens.offsets[0, int(score.argmax())])

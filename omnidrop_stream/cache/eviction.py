@@ -76,9 +76,9 @@ def separate(settings: EvictionSettings) -> Eviction:
     def step(segments: Segments, slots_short: bool) -> Segments:
         if slots_short or not any(s.count for s in segments):
             return oldest_window(segments)
-        load = {m: sum(_has(s, m) for s in segments) / share for m, share in shares.items()}
+        load = {m: sum(s.tokens.of(m) for s in segments) / share for m, share in shares.items()}
         leaving = max(load, key=lambda m: load[m])
-        oldest = next(s.window for s in segments if _has(s, leaving))
+        oldest = next(s.window for s in segments if s.tokens.of(leaving))
         left = (
             fewer(s, s.tokens.modality != int(leaving)) if s.window == oldest else s
             for s in segments
@@ -118,9 +118,11 @@ def fewer(segment: Segment, kept: torch.Tensor) -> Segment:
     proportion.
     """
     t, left = segment.tokens, segment.only(kept)
-    video = _part(t.n_unpruned_video, _has(segment, Modality.VIDEO), _has(left, Modality.VIDEO))
+    video = _part(
+        t.n_unpruned_video, segment.tokens.of(Modality.VIDEO), left.tokens.of(Modality.VIDEO)
+    )
     sound = t.n_unpruned - t.n_unpruned_video
-    audio = _part(sound, _has(segment, Modality.AUDIO), _has(left, Modality.AUDIO))
+    audio = _part(sound, segment.tokens.of(Modality.AUDIO), left.tokens.of(Modality.AUDIO))
     tokens = replace(left.tokens, n_unpruned=video + audio, n_unpruned_video=video)
     return replace(left, tokens=tokens)
 
@@ -131,10 +133,6 @@ EVICTION: dict[str, Callable[[EvictionSettings], Eviction]] = {
     "thin_salient": lambda settings: thin(settings, salient),
     "separate": separate,
 }
-
-
-def _has(segment: Segment, modality: Modality) -> int:
-    return int((segment.tokens.modality == int(modality)).sum())
 
 
 def _part(unpruned: int, before: int, after: int) -> int:

@@ -92,6 +92,7 @@ class Segment:
             modality=self.tokens.modality[kept],
             offsets=self.tokens.offsets[:, kept],
             saliency=None if self.tokens.saliency is None else self.tokens.saliency[kept],
+            n_video=None,
         )
         bare = self.hidden is self.tokens.embeds
         loose = self.depth > 0 and self.paged is None  # at depth 0 there are no states at all

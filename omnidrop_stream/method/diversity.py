@@ -46,7 +46,8 @@ def temporal_diversity_prune(
         return torch.empty(0, dtype=torch.long, device=S.device)
     # Line 1: the key chunk. `where` rather than argmax, whose choice among equals is unspecified.
     index = torch.arange(n, device=S.device)
-    c_max = chunk[torch.where(S.max() == S, index, n).min()]
+    # (`chunk[scalar]` would have the host wait for the device.)
+    c_max = chunk.index_select(0, torch.where(S.max() == S, index, n).min()[None])
     # Line 2: the candidate buffer, then in index order, so that ties below go to the lower index.
     by_score = torch.argsort(S, stable=True)
     candidates = by_score[: 2 * k].sort().values

@@ -86,8 +86,7 @@ def _leased(spec: ModelSpec, request: ExtendRequest) -> Paged:
         return Paged(running, bands)
     like = tokens.embeds
     shape = RowShape(spec.n_kv_heads, spec.head_dim, like.dtype, like.device)
-    video = int((tokens.modality == int(Modality.VIDEO)).sum())
-    audio = tokens.count - video
+    video, audio = (tokens.of(medium) for medium in (Modality.VIDEO, Modality.AUDIO))
     rows = lease(layers, shape, video, audio, place.storage, beside, place.provisional)
     return Paged(running, (*bands, *rows))
 

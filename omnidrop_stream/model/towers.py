@@ -23,6 +23,7 @@ from omnidrop_stream.method import (
     merge_patch,
 )
 from omnidrop_stream.model.copies import moved
+from omnidrop_stream.model.grids import Bounds, Grid, Grids
 from omnidrop_stream.model.mel import MelCarry, chunk_mel
 from omnidrop_stream.model.patch_product import with_patch_product
 from omnidrop_stream.model.pixels import PixelSettings, fit_size, patchify, resize_frames
@@ -123,6 +124,7 @@ class Towers:
     def __init__(self, audio: Any, visual: Any, pixels: PixelSettings, n_mels: int) -> None:
         self._audio = audio
         self._visual = with_patch_product(visual)
+        self._grids, self._bounds = Grids(visual), Bounds(audio)
         self._pixels = pixels
         self._n_mels = n_mels
         self._dtype: torch.dtype = next(visual.parameters()).dtype
@@ -222,17 +224,15 @@ class Towers:
             return []
         order = sorted(range(len(pixels)), key=lambda n: (pixels[n].rows, pixels[n].columns))
         side = self._pixels.merge_size
-        grids: list[list[int]] = []
+        grids: list[Grid] = []
         for n in order:
             one = pixels[n]
-            size = [one.rows * side, one.columns * side]
+            count, size = one.count, (one.rows * side, one.columns * side)
             if grids and grids[-1][1:] == size:
-                grids[-1][0] += one.count
-            else:
-                grids.append([one.count, *size])
+                count += grids.pop()[0]
+            grids.append((count, *size))
         patches = torch.cat([pixels[n].patches for n in order])
-        grid = torch.tensor(grids, device=self._device)
-        embeds = self._visual(patches, grid_thw=grid).pooler_output
+        embeds = self._visual(patches, **self._grids.layout(tuple(grids))).pooler_output
         split = torch.split(embeds, [pixels[n].tokens for n in order])
         found = dict(zip(order, split, strict=True))
         return [found[n] for n in range(len(pixels))]
@@ -247,16 +247,16 @@ class Towers:
         settings, count = request.settings, pixels.count
         per_patch = pixels.rows * pixels.columns
         ids = settings.ids_per_second * self._pixels.temporal_patch_size / request.chunk.fps
-        offsets = video_offsets(count, pixels.rows, pixels.columns, ids)
+        offsets = moved(video_offsets(count, pixels.rows, pixels.columns, ids), self._device)
         last = (int((count - 1) * ids), max(pixels.rows, pixels.columns) - 1)
         if not settings.intra.enabled:
             return _Part(embeds, offsets, count * per_patch, last), None
         kept = []
         for number, patch in enumerate(torch.split(embeds, per_patch)):
             stay, merge = merge_patch(patch, merge, settings.intra.video_keep)
-            kept.append(stay.cpu() + number * per_patch)
+            kept.append(stay + number * per_patch)
         index = torch.cat(kept)
-        part = _Part(embeds[index.to(embeds.device)], offsets[:, index], count * per_patch, last)
+        part = _Part(embeds[index], offsets[:, index], count * per_patch, last)
         return part, _owned(merge)
 
     # -- sound
@@ -285,7 +285,9 @@ class Towers:
         blocks, length, width = x.shape
         x = x + tower.positional_embedding.positional_embedding[:length].to(x.dtype)
         x = x.reshape(blocks * length, width)
-        bounds = torch.arange(0, blocks * length + 1, length, dtype=torch.int32, device=x.device)
+        bounds = self._bounds.placed(
+            torch.arange(0, blocks * length + 1, length, dtype=torch.int32)
+        )
         for layer in tower.layers[:-1]:
             x = layer(x, cu_seqlens=bounds, max_seqlen=length)[0]
         saliency = self._saliency(tower.layers[-1], x, blocks)
@@ -325,11 +327,12 @@ class Towers:
         return ChunkTokens(
             embeds=torch.cat([p.embeds for _, p in parts]),
             modality=moved(torch.cat(kinds), device),
-            offsets=moved(torch.cat([p.offsets for _, p in parts], dim=1), device),
+            offsets=torch.cat([p.offsets for _, p in parts], dim=1),
             n_unpruned=sum(p.n_unpruned for _, p in parts),
             n_unpruned_video=sum(p.n_unpruned for m, p in parts if m is Modality.VIDEO),
             last_id=parts[-1][1].last_id,
             saliency=torch.cat(saliency),
+            n_video=sum(p.embeds.shape[0] for m, p in parts if m is Modality.VIDEO),
         )
 
 
@@ -339,11 +342,11 @@ def _pictures(chunk: Chunk) -> np.ndarray | None:
 
 def _audio(embeds: torch.Tensor, saliency: torch.Tensor, intra: IntraSettings) -> _Part:
     n = int(embeds.shape[0])
-    offsets = audio_offsets(n)
+    offsets = moved(audio_offsets(n), embeds.device)
     if not intra.enabled:
         return _Part(embeds, offsets, n, (n - 1, -1), saliency)
     stay = keep_salient(saliency, intra.audio_keep)
-    return _Part(embeds[stay], offsets[:, stay.cpu()], n, (n - 1, -1), saliency[stay])
+    return _Part(embeds[stay], offsets[:, stay], n, (n - 1, -1), saliency[stay])
 
 
 def _owned(merge: MergeCarry | None) -> MergeCarry | None:
