@@ -65,12 +65,13 @@ class There(torch.Tensor):
 
 class PretendedDevice(TorchDispatchMode):
     """While it is entered, ``device="meta"`` works. waits: where the host waited (function and
-    function of this project), how often.
+    function of this project), how often; calls: of each operation on tensors there.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.waits: Counter[str] = Counter()
+        self.calls: Counter[str] = Counter()
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
@@ -83,6 +84,7 @@ class PretendedDevice(TorchDispatchMode):
         devices = [d for d in leaves if isinstance(d, torch.device)]
         target = devices[0].type == THERE.type if devices else bool(there)
         indices = [t for t in tree_leaves(args[1:2]) if isinstance(t, torch.Tensor)]
+        self.calls[name] += bool(there)
         self._check(name, there, tensors, indices, target)
         out = func(*tree_map(_held, args), **tree_map(_held, named))
         if not target:

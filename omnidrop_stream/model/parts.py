@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import Any
+
+from torch import nn
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,3 +25,10 @@ def parts_of(thinker: Any) -> Parts:
         return Parts(thinker.model, thinker.audio_tower, thinker.visual)
     inner = thinker.model
     return Parts(inner.language_model, inner.audio_tower, inner.visual)
+
+
+def exchanged(module: Any, **parts: nn.Module) -> Any:
+    """A copy of ``module`` with other parts; the given one stays as it is, weights are shared."""
+    made = copy.copy(module)
+    made.__dict__["_modules"] = {**module._modules, **parts}
+    return made

@@ -8,11 +8,12 @@ it would be half of the whole tower.
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import torch
 from torch import nn
+
+from omnidrop_stream.model.parts import exchanged
 
 
 class PatchProduct(nn.Module):
@@ -34,6 +35,4 @@ def with_patch_product(visual: Any) -> Any:
     """``visual`` with its first layer computed so. The given module stays as it is; the weights are
     shared.
     """
-    fast = copy.copy(visual)
-    fast.__dict__["_modules"] = {**visual._modules, "patch_embed": PatchProduct(visual.patch_embed)}
-    return fast
+    return exchanged(visual, patch_embed=PatchProduct(visual.patch_embed))

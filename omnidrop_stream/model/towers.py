@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from transformers.utils.generic import is_flash_attention_requested
 
 from omnidrop_stream.method import (
     MergeCarry,
@@ -23,11 +24,12 @@ from omnidrop_stream.method import (
     merge_patch,
 )
 from omnidrop_stream.model.copies import moved
-from omnidrop_stream.model.grids import Bounds, Grid, Grids
+from omnidrop_stream.model.grids import Grid, Grids
 from omnidrop_stream.model.mel import MelCarry, chunk_mel
 from omnidrop_stream.model.patch_product import with_patch_product
 from omnidrop_stream.model.pixels import PixelSettings, fit_size, patchify, resize_frames
 from omnidrop_stream.model.rope import audio_offsets, video_offsets
+from omnidrop_stream.model.tower_attention import joint_sound_layers, with_joint_pictures
 from omnidrop_stream.types import CHUNK_SECONDS, Chunk, ChunkTokens, Modality
 
 MIN_MEL_FRAMES = 3
@@ -122,9 +124,13 @@ class Towers:
     """Drives a checkpoint's own audio and vision towers. Stateless: all state is in the carry."""
 
     def __init__(self, audio: Any, visual: Any, pixels: PixelSettings, n_mels: int) -> None:
+        # Flash attention takes blocks of any lengths at once, as the stock layers call it.
+        self._flash: bool = is_flash_attention_requested(visual.config)
         self._audio = audio
-        self._visual = with_patch_product(visual)
-        self._grids, self._bounds = Grids(visual), Bounds(audio)
+        self._layers = list(audio.layers) if self._flash else joint_sound_layers(audio)
+        patched = with_patch_product(visual)
+        self._visual = patched if self._flash else with_joint_pictures(patched)
+        self._grids = Grids(visual, self._flash)
         self._pixels = pixels
         self._n_mels = n_mels
         self._dtype: torch.dtype = next(visual.parameters()).dtype
@@ -285,16 +291,21 @@ class Towers:
         blocks, length, width = x.shape
         x = x + tower.positional_embedding.positional_embedding[:length].to(x.dtype)
         x = x.reshape(blocks * length, width)
-        bounds = self._bounds.placed(
-            torch.arange(0, blocks * length + 1, length, dtype=torch.int32)
-        )
-        for layer in tower.layers[:-1]:
-            x = layer(x, cu_seqlens=bounds, max_seqlen=length)[0]
+        within = self._within(blocks, length)
+        for layer in self._layers[:-1]:
+            x = layer(x, **within)[0]
         saliency = self._saliency(tower.layers[-1], x, blocks)
-        x = tower.layers[-1](x, cu_seqlens=bounds, max_seqlen=length)[0]
+        x = self._layers[-1](x, **within)[0]
         pairs = x.view(blocks, length, width)[:, : length // 2 * 2].unflatten(1, (-1, 2))
         embeds = tower.proj(tower.ln_post((pairs[:, :, 0] + pairs[:, :, 1]) / 2))
         return list(zip(embeds, saliency, strict=True))
+
+    def _within(self, blocks: int, length: int) -> dict[str, Any]:
+        """Where a layer's attention ends, as its kind wants it."""
+        if not self._flash:
+            return {"cu_seqlens": None, "blocks": blocks}
+        ends = torch.arange(0, blocks * length + 1, length, dtype=torch.int32, device=self._device)
+        return {"cu_seqlens": ends, "max_seqlen": length}
 
     @staticmethod
     def _saliency(layer: Any, x: torch.Tensor, blocks: int) -> list[torch.Tensor]:

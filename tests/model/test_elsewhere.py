@@ -9,8 +9,6 @@ import torch
 
 from omnidrop_stream.method.policies import POLICIES
 from omnidrop_stream.model.base import DecodeRequest
-from omnidrop_stream.model.grids import Bounds
-from omnidrop_stream.model.parts import parts_of
 from omnidrop_stream.model.qwen_omni import QwenOmni
 from omnidrop_stream.model.towers import EncodeCarry, EncodeRequest, EncodeSettings, IntraSettings
 from omnidrop_stream.stream import OmniStream
@@ -164,16 +162,3 @@ def test_the_pretended_device_sees_who_waits():
         assert int(there.argmax()) == 0
         assert there[there > 0].shape == (1,)
         assert device.waits.total() == 5
-
-
-def test_flash_attention_reads_the_bounds_there_and_gets_the_longest_length():
-    with pretended():
-        tower = parts_of(moved(small_model(seed=1)).thinker).audio
-        cumulative = torch.tensor([0, 50, 80], dtype=torch.int32)
-        plain = Bounds(tower)
-        tower.config._attn_implementation = "flash_attention_2"
-        flash = Bounds(tower)
-        assert not isinstance(plain.placed(cumulative), There)
-        assert plain.longest(cumulative, "max_seqlen") == {}
-        assert isinstance(flash.placed(cumulative), There)
-        assert flash.longest(cumulative, "max_seqlen") == {"max_seqlen": 50}
