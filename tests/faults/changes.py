@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import random
 import tempfile
 import time
@@ -35,6 +36,7 @@ FEEDS = (
     Feed(size=(640, 360), fps=10, sound="mulaw"),
     Feed(codec="h265", size=(176, 144), turn="counterclockwise", sound="aac", rate=16_000),
 )
+PATIENCE_S = 30.0
 BACKOFF_OVER_S = 6.0
 """Good data after which an outage of a second or so counts as over."""
 SIZES = [(128, 96), (96, 128), (176, 144), (64, 64), (160, 90)]
@@ -70,7 +72,7 @@ async def _by_restart(tell: Tell, scale: Scale) -> None:
                 feed = draw.choice([feed for feed in FEEDS if feed != camera.feed])
                 await asyncio.to_thread(camera.kill)
                 await asyncio.to_thread(camera.start, feed)
-                took.append((await asyncio.to_thread(_valid, follower, feed), str(feed)))
+                took.append(await asyncio.to_thread(_valid, follower, feed))
                 await asyncio.sleep(BACKOFF_OVER_S)
             over.set()
             most, committed = await budget, session.stats.counter("chunk.committed")
@@ -107,15 +109,23 @@ async def _most_tokens(session: StreamSession, over: asyncio.Event) -> int:
     return most
 
 
-def _valid(follower: Follower, feed: Feed) -> float:
-    """Seconds to the first whole chunk of this feed."""
+def _valid(follower: Follower, feed: Feed) -> tuple[float, str]:
+    """Seconds to the first whole chunk of this feed; the feed, and where none came what came."""
     ready_s = time.monotonic()
     found = follower.wait_chunk(
         lambda seen: seen.whole and seen.size == feed.shown and seen.samples is not None,
         ready_s,
-        30.0,
+        PATIENCE_S,
     )
-    return float("inf") if found is None else found.at_s - ready_s
+    if found is not None:
+        return found.at_s - ready_s, str(feed)
+    states = [f"{at - ready_s:.1f} s {state}" for at, state in follower.states if at >= ready_s]
+    chunks = [
+        f"{seen.at_s - ready_s:.1f} s {seen.size} {seen.samples} {seen.flags}"
+        for seen in follower.seen
+        if seen.at_s >= ready_s
+    ]
+    return math.inf, f"{feed}; states {states}; chunks {chunks}"
 
 
 def _in_stream(tell: Tell, sizes: list[tuple[int, int]]) -> None:

@@ -16,6 +16,7 @@ import pytest
 
 from runtime.sources import Interruption, RtspSource
 from tests.conftest import REPOSITORY
+from tests.ports import free_port
 
 PYTHON = "/usr/bin/python3"  # the system's own: GStreamer's bindings live there, in no venv
 SCRIPT = REPOSITORY / "tests" / "tools" / "rtsp_server.py"
@@ -33,13 +34,13 @@ def gstreamer_is_there() -> bool:
 
 
 class RtspServer:
-    """The GStreamer server as a child process; always on the same port, once it has one."""
+    """The GStreamer server as a child process; always on the same port."""
 
     def __init__(self, *options: str, user: str = "", password: str = "") -> None:
         self._options = options
         self._login = {"RTSP_USER": user, "RTSP_PASSWORD": password} if user else {}
         self._process: subprocess.Popen[str] | None = None
-        self.port = 0
+        self.port = free_port()
 
     def start(self) -> None:
         command = [PYTHON, str(SCRIPT), "--port", str(self.port), *self._options]
@@ -53,9 +54,7 @@ class RtspServer:
         out = self._process.stdout
         assert out is not None
         assert select.select([out], [], [], 20)[0], "the RTSP server said nothing in 20 s"
-        word, port = out.readline().split()
-        assert word == "ready"
-        self.port = int(port)
+        assert out.readline().split() == ["ready", str(self.port)]
 
     def kill(self) -> None:
         process, self._process = self._process, None

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 from tests.conftest import REPOSITORY
+from tests.ports import free_port
 
 PROGRAM = "/usr/sbin/mosquitto"
 ACCOUNTS = {
@@ -18,12 +19,6 @@ ACCOUNTS = {
     "bell": "bell-secret",
     "homeassistant": "ha-secret",
 }
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def make_certificates(folder: Path) -> None:

@@ -22,10 +22,11 @@ from clients.node.remote import Asked
 from clients.node.replies import EXIT_CODES, Reply, read_reply
 from omnidrop_stream.errors import Busy, ModelNotFound, NodeError, NothingHeld
 from tests.clients.conftest import Ran
-from tests.clients.mqtt.broker import Broker, free_port
+from tests.clients.mqtt.broker import Broker
 from tests.clients.mqtt.conftest import mqtt_config, serving, until
 from tests.clients.mqtt.device import Device
 from tests.clients.mqtt.fake_node import FakeNode
+from tests.ports import free_port
 
 GROUNDS = "  evidence none | first token 1 ms | retention 100.0% | exact\n"
 
