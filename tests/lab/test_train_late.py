@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from omnidrop_stream.config import PruningConfig
+from omnidrop_stream.errors import ConfigError
 from omnidrop_stream.lab.train.batches import IGNORE, QuestionWriter
 from omnidrop_stream.lab.train.corpus import text_corpus
 from omnidrop_stream.lab.train.language import LanguageTask
@@ -177,6 +178,15 @@ def test_early_layers_learn_to_leave_the_stream_alone_and_looking_ones_to_find_i
     assert measured()[0] < 0.7 * mass
     assert measured()[1] > 1.2 * found
     assert looking_layers(task.language) == [1]
+
+
+def test_a_target_out_of_reach_is_refused_before_anything_is_trained(
+    task: LanguageTask, tmp_path: Path
+) -> None:
+    settings = SETTINGS.model_copy(update={"steps": 1, "retention": (0.05, 0.4)})
+    with pytest.raises(ConfigError, match=r"retention = 5%: .* cannot be reached"):
+        train_late(task, settings, StageFiles(tmp_path, "late"))
+    assert not list(tmp_path.iterdir())
 
 
 def test_raising_does_not_depend_on_how_much_attention_there_is() -> None:

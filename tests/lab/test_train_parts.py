@@ -297,7 +297,7 @@ def test_streams_with_repeats_blanks_and_gaps_are_drawn() -> None:
     assert gaps.max() > 12
 
 
-@pytest.mark.parametrize("name", ["world", "late", "regrow"])
+@pytest.mark.parametrize("name", ["world", "late", "longer", "regrow"])
 def test_the_shipped_recipes_are_valid(repository: Path, name: str) -> None:
     recipe = load_recipe(repository / "configs" / "train" / f"{name}.yaml")
     assert recipe.stages or recipe.start

@@ -34,6 +34,7 @@ from omnidrop_stream.lab.train.pruned import (
     pruned_forward,
 )
 from omnidrop_stream.lab.train.state import StageFiles, learning_rate
+from omnidrop_stream.method import PruningPolicy
 from omnidrop_stream.plan import policy_for, schedule_for
 from omnidrop_stream.world.questions import ALL_KINDS
 
@@ -113,6 +114,11 @@ class LateSettings(BaseModel):
         rest = set(range(len(self.stands_for))) - set(self.early) - set(self.looking)
         return tuple(sorted(rest))
 
+    @property
+    def layers(self) -> int:
+        """Of the shipped model."""
+        return sum(len(numbers) for numbers in self.stands_for)
+
 
 @dataclass(frozen=True, slots=True)
 class Batch:
@@ -179,15 +185,22 @@ def leaving_of(
         first = math.exp(coin.uniform(low, high))
         shares = (first, *[s.lot_on] * (len(s.reading) - 1))
         return ByLot(s.reading[0] - 1, shares, generator)
-    pruning = PruningConfig(policy="omnidrop", retention=coin.uniform(*s.retention))
-    layers = sum(len(numbers) for numbers in s.stands_for)
-    policy = policy_for(pruning, schedule_for(pruning, layers, ENTERING_SHARE))
+    policy = shipped_rule(s, coin.uniform(*s.retention))
+    layers = s.layers
     cell = cells_of(batch.block)
     count = int((~batch.packed.gone).sum())
     entering = policy.counts(count, layers, batch.chunks * CHUNK_TOKENS)
     chosen = torch.rand(batch.items.shape[:2], generator=generator) < helped
     best = batch.items & chosen[..., None]
     return BySchedule(policy, entering, s.stands_for, cell // 2, cell % 2, best)
+
+
+def shipped_rule(settings: LateSettings, retention: float) -> PruningPolicy:
+    """The policy that a target means for the finished model. Raises ConfigError for a target that
+    its schedule cannot reach.
+    """
+    pruning = PruningConfig(policy="omnidrop", retention=retention)
+    return policy_for(pruning, schedule_for(pruning, settings.layers, ENTERING_SHARE))
 
 
 def answerable(batch: Batch, visible: Tensor) -> Tensor:
@@ -244,7 +257,7 @@ def first_named(settings: LateSettings, batch: Batch, passed: Passed) -> Tensor:
     first.
     """
     s = settings
-    half = sum(len(numbers) for numbers in s.stands_for) // 2
+    half = s.layers // 2
     total = torch.zeros_like(batch.items, dtype=torch.float32)
     for layer, scores in passed.scores.items():
         total = total + sum(n >= half for n in s.stands_for[layer]) * scores.detach()
@@ -303,8 +316,12 @@ def _groups(task: LanguageTask, settings: LateSettings) -> list[dict[str, Any]]:
 
 
 def train_late(task: LanguageTask, settings: LateSettings, files: StageFiles) -> None:
-    """Run one stage in place, from its saved state where there is one."""
+    """Run one stage in place, from its saved state where there is one. Raises ConfigError for
+    targets out of the schedule's reach before anything is trained.
+    """
     s = settings
+    for end in s.retention:
+        shipped_rule(s, end)
     opt = torch.optim.AdamW(_groups(task, s), lr=s.lr, betas=(0.9, 0.98))
     params = [p for group in opt.param_groups for p in group["params"]]
     rng, coin = np.random.default_rng(s.seed), random.Random(s.seed)
