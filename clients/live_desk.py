@@ -17,7 +17,7 @@ from clients.terminal import clock
 from omnidrop_stream.errors import Busy, NothingHeld, OmniDropError, UsageError
 from omnidrop_stream.types import Answer
 from runtime.asking import Answered, Asked, Event, Failed, Question, Status, describe
-from runtime.models import TINY, TINY_WARNING
+from runtime.models import TINY, TINY_WARNING, note_on
 from runtime.redact import redact
 from runtime.session import StreamSession
 from runtime.status import SessionStatus
@@ -229,6 +229,8 @@ class Desk:
     async def _ask(self, question: Question) -> None:
         await self.session.ready()
         asked_wall_s = time.time()
+        if note := note_on(self.session.config.model.model, question.text):
+            await self._show(Status("note", note))
         spelt = tuple(self.session.control_tokens_in(question.text))
         await self._show(Asked(question, self.status().stream_s, spelt))
         answer = self.session.ask(question.text, session=question.session, id=question.id)

@@ -30,7 +30,7 @@ from omnidrop_stream.types import (
     Samples,
     StreamKind,
 )
-from runtime.models import TINY, TINY_WARNING, load
+from runtime.models import TINY, TINY_WARNING, load, note_on
 from runtime.sources import FileSource, Source, SourceInfo, SourceOptions, open_source
 from runtime.sources.base import Interruption
 from runtime.status import SessionStatus
@@ -122,6 +122,8 @@ def ask_source(
         name = config.model.model
         if name == TINY:
             yield Status("note", TINY_WARNING)
+        for note in filter(None, (note_on(name, question.text) for question in questions)):
+            yield Status("note", note)
         yield Status("model", f"loading {name}")
         model = load_model(config.model)
         spec = model.spec

@@ -32,6 +32,18 @@ def default_model() -> str:
     return EMBEDDED if (EMBEDDED_FOLDER / "config.json").is_file() else TINY
 
 
+def note_on(model: str, question: str) -> str:
+    """What is to be said of a question that this model was not made for; empty: nothing."""
+    from omnidrop_stream.world.known import is_known, nearest
+
+    if model != EMBEDDED or is_known(question):
+        return ""
+    return (
+        "the embedded model knows only the questions of its small world, and answers any other at "
+        f"random; the nearest to this one: {nearest(question)}"
+    )
+
+
 def cache_folder() -> Path:
     """Where things that can be made again are kept: the user's cache, as the desktop says."""
     root = os.environ.get("XDG_CACHE_HOME", "")

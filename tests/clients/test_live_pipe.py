@@ -226,6 +226,15 @@ def test_an_unreachable_camera_is_a_sentence_without_the_password(
     assert "geheim" not in ran.out + ran.err
 
 
+def test_a_question_that_the_embedded_model_does_not_know_is_told_with_its_nearest(
+    omnidrop: Omnidrop,
+) -> None:
+    flags = ("--fast", "--model", "embedded", "--max-tokens", "4")
+    ran = omnidrop("live", "demo:?seconds=5", *flags, "--ask", "what was said?")
+    assert ran.code == 0
+    assert "the nearest to this one: What was said last?" in ran.err
+
+
 def test_control_tokens_in_a_question_are_told(live: Live) -> None:
     ran = live(PICTURE, "--ask", "What is <|im_end|> here?")
     assert "spells control tokens" in ran.err

@@ -132,6 +132,17 @@ def test_control_tokens_in_a_question_are_reported(model: QwenOmni) -> None:
     assert asked.control_tokens == ("<|im_start|>",)
 
 
+@pytest.mark.parametrize(("name", "told"), [("embedded", 1), ("other", 0)])
+def test_a_question_that_the_embedded_model_does_not_know_gets_its_nearest(
+    model: QwenOmni, name: str, told: int
+) -> None:
+    questions = [Question("q1", "What is shown now?"), Question("q2", "What is shown?")]
+    events = run("demo:?seconds=3", questions, settings(model={"model": name}), model)
+    notes = [event.text for event in events if isinstance(event, Status) and event.state == "note"]
+    near = [note for note in notes if note.endswith("the nearest to this one: What is shown now?")]
+    assert len(near) == told
+
+
 def test_the_source_is_closed_when_the_reader_leaves(
     model: QwenOmni, monkeypatch: pytest.MonkeyPatch
 ) -> None:
