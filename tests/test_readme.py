@@ -17,6 +17,7 @@ from clients.cli import app, main
 from clients.node.config import load_node_config
 from omnidrop_stream import errors
 from omnidrop_stream.config import make_config
+from omnidrop_stream.world.known import is_known
 from runtime.media import write_mp4
 from tests.runtime.conftest import grey_frames, tone
 
@@ -148,3 +149,10 @@ def test_every_flag_of_ask_is_in_the_table(capsys: pytest.CaptureFixture[str]) -
     table = README.split("| flag of `ask` |")[1].split("\n\n")[0]
     short = {"--quiet": "-q", "--verbose": "-v"}
     assert [flag for flag in flags if short.get(flag, flag) not in table] == []
+
+
+def test_the_questions_that_it_says_the_embedded_model_knows_are_known() -> None:
+    (told,) = re.findall(r"^The embedded model knows.*?\n\n", README, re.MULTILINE | re.DOTALL)
+    questions = [text.replace("\n", " ") for text in re.findall(r"`([^`]+\?)`", told)]
+    assert len(questions) >= 5
+    assert all(map(is_known, questions))
