@@ -9,12 +9,12 @@ import difflib
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from omnidrop_stream.errors import ConfigError, QuestionError
 from omnidrop_stream.types import StreamKind
 from omnidrop_stream.watch_config import WatchConfig, WatchesConfig
+from omnidrop_stream.yaml_file import read_values
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 DepthName = Literal["exact", "auto", "half", "read_side"]
@@ -236,15 +236,10 @@ def make_watch(values: dict[str, Any], origin: str = "watch") -> WatchConfig:
 def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file; raises ConfigError for anything else."""
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = read_values(path)
     except FileNotFoundError:
         raise ConfigError(
             f"there is no configuration file {path}; give a YAML file, as those under configs/"
-        ) from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(
-            f"{path} cannot be read as YAML ({reason}); see configs/ for examples"
         ) from None
     if values is None:
         return {}

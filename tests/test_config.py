@@ -133,6 +133,38 @@ def test_a_file_that_is_no_configuration_is_refused(tmp_path, text, said):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("cameras:\n  door: demo:\n", "line 2 .* put the source in quotes: door: 'demo:'"),
+        ("cameras:\n  door: {source: mic:, kind: av}\n", "line 2 .* quotes: source: 'mic:'"),
+        ("\n\ndoor: camera: # mine\n", "line 3 .* put the source in quotes: door: 'camera:'"),
+        ("password: a: b\n", "line 1 .* a value that holds a colon needs quotes"),
+        ("cameras: [", "line 1 cannot be read as YAML"),
+    ],
+)
+def test_a_mistake_in_yaml_names_its_line_and_what_to_do_and_shows_no_value(tmp_path, text, told):
+    path = tmp_path / "node.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=rf"node\.yaml, {told}") as error:
+        read_yaml(path)
+    assert "a: b" not in str(error.value)
+    assert "unicode string" not in str(error.value)
+
+
+def test_a_key_that_stands_twice_is_refused_with_both_lines(tmp_path):
+    path = tmp_path / "node.yaml"
+    path.write_text("cameras:\n  door: a.mp4\n  yard: b.mp4\n  'door': c.mp4\n")
+    with pytest.raises(ConfigError, match=r"line 4: the key 'door' .* second time, after line 2"):
+        read_yaml(path)
+
+
+def test_keys_of_several_mappings_and_of_merged_ones_may_be_the_same(tmp_path):
+    path = tmp_path / "node.yaml"
+    path.write_text("a: &a {x: 1, y: 2}\nb: {<<: *a, x: 3}\nc: {<<: [*a], y: 4}\n")
+    assert read_yaml(path)["b"] == {"x": 3, "y": 2}
+
+
 def test_bytes_that_are_no_text_are_refused(tmp_path):
     path = tmp_path / "bad.yaml"
     path.write_bytes(b"\xff\xfe\x00\xd8")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 PACKAGES = ("omnidrop_stream", "runtime", "clients")
-LIBRARY_LAYERS = {"types": 0, "errors": 0, "method": 1, "model": 2, "cache": 2}
+LIBRARY_LAYERS = {"types": 0, "errors": 0, "yaml_file": 0, "method": 1, "model": 2, "cache": 2}
 OPEN_TO_ALL = ("omnidrop_stream.types", "omnidrop_stream.errors")
 
 

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from transformers import AddedToken, Qwen2_5OmniThinkerConfig, Qwen2Tokenizer
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 from transformers.utils import logging as hf_logging
@@ -22,6 +21,7 @@ from omnidrop_stream.errors import ConfigError
 from omnidrop_stream.model.build import SPECIAL_TOKENS, build_thinker, thinker_config
 from omnidrop_stream.model.parts import parts_of
 from omnidrop_stream.model.quantised import place, quantise
+from omnidrop_stream.yaml_file import read_values
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,13 +122,7 @@ def shape_of(text: str) -> Shape:
         raise ConfigError(
             f"{text!r} is no known shape and no file; allowed: {', '.join(SHAPES)}, or a YAML file"
         )
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(
-            f"{path} cannot be read as YAML ({reason}); give a mapping of sections"
-        ) from None
+    values = read_values(path) or {}
     base = SHAPES["bench"]
     sections = ("text", "audio", "vision")
     if (
