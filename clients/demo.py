@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 
 from clients.demo_plan import Planned, plan
 from clients.options import Flags, settings
-from clients.terminal import clean, clock, complain, grounds, is_terminal, sentence, write_out
+from clients.spans import clock
+from clients.terminal import clean, complain, grounds, is_terminal, sentence, write_out
 from omnidrop_stream.config import Config
 from omnidrop_stream.errors import Busy, NothingHeld, OmniDropError, UsageError
 from omnidrop_stream.types import CHUNK_SECONDS, Answer, Delta

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from prompt_toolkit.utils import get_cwidth
 
-from clients.terminal import clock
+from clients.spans import clock
 
 INDENT = "   "
 Line = tuple[str, str]

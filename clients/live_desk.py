@@ -13,7 +13,7 @@ from contextlib import aclosing
 from clients import live_words
 from clients.live_commands import Command
 from clients.live_watch import listed, obey_watch, parse_watch
-from clients.terminal import clock
+from clients.spans import clock
 from omnidrop_stream.errors import Busy, NothingHeld, OmniDropError, UsageError
 from omnidrop_stream.types import Answer
 from runtime.asking import Answered, Asked, Event, Failed, Question, Status, describe

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from clients.terminal import clock, grounds, sentence
+from clients.spans import clock
+from clients.terminal import grounds, sentence
 from omnidrop_stream.config import make_watch
 from omnidrop_stream.errors import UsageError
 from omnidrop_stream.watch_config import WatchConfig

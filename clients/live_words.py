@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from clients.live_commands import HELP
-from clients.terminal import clock, sentence
+from clients.spans import clock
+from clients.terminal import sentence
 from omnidrop_stream.types import Answer
 
 if TYPE_CHECKING:

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol, TextIO
 
 from clients import contract
+from clients.spans import clock, unseen
 from omnidrop_stream.errors import OmniDropError
 from omnidrop_stream.types import Answer, Delta, Evidence
 from runtime.redact import redact
@@ -45,24 +46,26 @@ def sentence(text: object) -> str:
     return clean(" ".join(redact(text).split()))
 
 
-def clock(seconds: float) -> str:
-    """Stream time as mm:ss (h:mm:ss from an hour on)."""
-    whole = int(seconds)
-    minutes, rest = divmod(whole, 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes:02}:{rest:02}"
-
-
 def grounds(answer: Answer) -> str:
-    """What an answer rests on and what it cost, in a line."""
+    """What an answer rests on, what it cost and what it could not see, in a line."""
     share = answer.tokens.mean_entering
-    return grounds_line(answer.evidence, answer.ttft_ms, share, answer.label, answer.finish)
+    missing = unseen(answer.coverage, answer.staleness_s)
+    return grounds_line(
+        answer.evidence, answer.ttft_ms, share, answer.label, answer.finish, missing
+    )
 
 
 def grounds_line(
-    evidence: Sequence[Evidence], ttft_ms: float, share: float, label: str, finish: str
+    evidence: Sequence[Evidence],
+    ttft_ms: float,
+    share: float,
+    label: str,
+    finish: str,
+    missing: Sequence[str] = (),
 ) -> str:
-    """The same from its parts; ``share``: mean share of tokens that entered a layer."""
+    """The same from its parts; ``share``: mean share of tokens that entered a layer; ``missing``:
+    of `unseen`.
+    """
     spans = [
         f"{clock(span.from_s)}-{clock(span.to_s)} {span.modality} {span.weight:.2f}"
         for span in evidence
@@ -72,6 +75,7 @@ def grounds_line(
         f"first token {ttft_ms:.0f} ms",
         f"retention {share:.1%}",
         label,
+        *missing,
     ]
     if finish != "stop":
         parts.append({"length": "cut at the token limit"}.get(finish, finish))

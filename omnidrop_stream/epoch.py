@@ -211,6 +211,7 @@ class Epoch:
             audio_absent=self.audio is not None and audio is None,
             corrupt=broken > 0 or shown.corrupt,
             partial=partial,
+            video_absent=self.video is not None and shown.images is None,
         )
         chunk = Chunk(
             index=index,

@@ -76,7 +76,9 @@ class ChunkFlags:
     partial: bool = False
     """The chunk is not complete: an open chunk seen by a question, or the end of a file."""
     video_absent: bool = False
-    """The stream has pictures but this chunk's were left out (the model was overloaded)."""
+    """The stream has pictures but this chunk's did not come, or were left out (the model was
+    overloaded).
+    """
 
 
 @dataclass(frozen=True, slots=True)

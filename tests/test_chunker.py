@@ -261,7 +261,9 @@ def test_absent_sound_is_named_in_the_ledger_as_one_gap() -> None:
 def test_pictures_missing_for_long_are_repeated_then_absent_in_an_epoch_of_their_own() -> None:
     chunks = chunked(AV, audio(0, 14), video(0, 2), video(10.1, 14))
     assert [c.flags.repeated_frames for c in chunks] == [0, 3, 4, 0, 0, 0, 0]
-    assert [c.frames is None for c in chunks] == [False, False, False, True, True, False, False]
+    absent = [False, False, False, True, True, False, False]
+    assert [c.frames is None for c in chunks] == absent
+    assert [c.flags.video_absent for c in chunks] == absent
     assert [c.epoch for c in chunks] == [0, 0, 0, 1, 1, 2, 2]
     assert [c.index for c in chunks] == list(range(7))
 

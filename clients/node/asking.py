@@ -27,6 +27,7 @@ from clients.node.remote import Asked, Place, RemoteNode, Wanted
 from clients.node.replies import Reply
 from clients.node_flags import NodeFlags, flag
 from clients.options import Flags, SourceFlags, password_of
+from clients.spans import unseen
 from omnidrop_stream.errors import ConfigError, NoAnswer, UsageError
 
 DEFAULT_PREFIX = "omnidrop"
@@ -286,8 +287,11 @@ class Lines:
         if rest := reply.text[len(self._shown) :]:
             self._printer.piece(rest)
         share = reply.tokens.mean_entering
+        missing = unseen(reply.coverage, reply.staleness_s)
         self._printer.rests_on(
-            terminal.grounds_line(reply.evidence, reply.ttft_ms, share, reply.label, reply.finish)
+            terminal.grounds_line(
+                reply.evidence, reply.ttft_ms, share, reply.label, reply.finish, missing
+            )
         )
 
 

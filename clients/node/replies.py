@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from clients import contract
 from omnidrop_stream.errors import NodeError
-from omnidrop_stream.types import Evidence
+from omnidrop_stream.types import Coverage, Evidence
 
 EXIT_CODES = {
     "bad_request": 2,
@@ -52,6 +52,8 @@ class Reply(_Part):
     evidence: tuple[Evidence, ...] = ()
     ttft_ms: float = 0.0
     tokens: Tokens = Tokens()
+    coverage: Coverage = Coverage(0.0, 0.0)
+    staleness_s: float = 0.0
     code: str = ""
     message: str = ""
 

@@ -26,6 +26,7 @@ from tests.clients.mqtt.broker import Broker
 from tests.clients.mqtt.conftest import mqtt_config, serving, until
 from tests.clients.mqtt.device import Device
 from tests.clients.mqtt.fake_node import FakeNode
+from tests.clients.test_contract import ANSWER
 from tests.ports import free_port
 
 GROUNDS = "  evidence none | first token 1 ms | retention 100.0% | exact\n"
@@ -330,6 +331,20 @@ def test_an_answer_begun_anew_after_a_crash_is_printed_whole(capsys):
     screen.reply(asked, Reply(type="delta", id="x", seq=0, text="red"), "")
     screen.reply(asked, Reply(type="final", id="x", text="blue", label="exact"), "")
     assert capsys.readouterr().out.splitlines()[1:3] == ["red", "blue"]
+
+
+def test_what_a_camera_did_not_show_is_told_beside_its_answer(capsys):
+    screen, asked = Lines("door", quiet=False, verbose=False), Asked(1, "What?", "x")
+    told = contract.final(ANSWER, "door", 0.0) | {"text": "red", "staleness_s": 9.0}
+    told["coverage"] = {
+        "from_s": 0.0,
+        "to_s": 54.0,
+        "gaps": [{"from_s": 34.0, "to_s": 54.0, "reason": "video_absent"}],
+    }
+    reply, line = read_reply(json.dumps(told).encode())
+    screen.reply(asked, reply, line)
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.endswith("| exact | no pictures 00:34-00:54 | saw nothing after 00:54")
 
 
 @pytest.mark.parametrize(
