@@ -78,6 +78,9 @@ def latency(
     if model is not None and random_weights is not None:
         raise UsageError("--model and --random-weights exclude each other: give one of them")
     os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # torch's profiler, which counts peak memory
+    from runtime.models import import_torch
+
+    import_torch()
     from omnidrop_stream.lab.bench import BenchSettings, RollingSettings
 
     shape = random_weights or (None if model else "tiny" if quick else "bench")

@@ -57,6 +57,9 @@ def table2(
     First in the paper's definitions, then with the last position alone through the head.
     """
     profiled()
+    from runtime.models import import_torch
+
+    import_torch()
     from omnidrop_stream.lab.bench_table2 import Table2Settings, run
     from omnidrop_stream.lab.bench_table2_report import to_json, to_markdown
 
@@ -102,6 +105,9 @@ def profile(
     """A Chrome trace of one chunk and one question, and the operators that took most."""
     profiled()
     check_folder(trace)
+    from runtime.models import import_torch
+
+    import_torch()
     from omnidrop_stream.lab.bench_profile import ProfileSettings, run, to_json, to_markdown
 
     files = Files(json, to_json, markdown, to_markdown)
@@ -138,6 +144,9 @@ def weights(
     """int8 and int4 weights: bytes, how far the logits move, questions still answered right; and
     which card the 3B and 7B fit, counted.
     """
+    from runtime.models import import_torch
+
+    import_torch()
     from omnidrop_stream.lab.bench_weights import WeightsSettings, run
     from omnidrop_stream.lab.bench_weights_report import to_json, to_markdown
 

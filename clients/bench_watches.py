@@ -23,6 +23,9 @@ def measure(
     markdown: Path | None,
 ) -> None:
     """Run; files are written after each stream, the tables are printed at the end."""
+    from runtime.models import import_torch
+
+    import_torch()
     from omnidrop_stream.lab.watch_eval import WatchBench, report_of, steps
     from omnidrop_stream.lab.watch_report import to_json, to_markdown
     from omnidrop_stream.model.qwen_omni import QwenOmni

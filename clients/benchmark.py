@@ -149,6 +149,9 @@ def _run(
     """Every finished clip is kept at once; the report is written at the end, or at an interrupt."""
     import tempfile
 
+    from runtime.models import import_torch
+
+    import_torch()
     from omnidrop_stream.lab.benchmarks.run import BenchmarkRun, Shard
     from omnidrop_stream.lab.benchmarks.settings import benchmark_settings
     from omnidrop_stream.lab.eval_state import StateFile

@@ -346,6 +346,11 @@ def config(context: typer.Context) -> int:
     return _handed_on("config", context.args, "node.config_commands")
 
 
+def writes_nothing(arguments: Sequence[str]) -> bool:
+    """Whether the command has nothing to say on stdout: a node logs to stderr."""
+    return next((word for word in arguments if not word.startswith("-")), "") == "serve"
+
+
 def _handed_on(name: str, arguments: Sequence[str], module: str = "") -> int:
     """A command with arguments of its own, in a module of its own."""
     where = f"clients.{module or name}"
@@ -436,4 +441,6 @@ def _forget_output() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from clients.start import main as start
+
+    sys.exit(start())

@@ -129,6 +129,9 @@ def _evaluate(
     import tempfile
     import time
 
+    from runtime.models import import_torch
+
+    import_torch()
     from omnidrop_stream.lab.eval import Evaluation
     from omnidrop_stream.lab.eval_report import to_json, to_markdown
     from omnidrop_stream.lab.eval_state import Pace, StateFile

@@ -121,6 +121,9 @@ class Wanted:
 
 
 def _inspect(wanted: Wanted, given: Flags, drawn: bool) -> Inspection:
+    from runtime.models import import_torch
+
+    import_torch()
     from omnidrop_stream.lab.inspect import Inspector
     from omnidrop_stream.lab.inspect_draw import need_matplotlib
     from omnidrop_stream.model.qwen_omni import QwenOmni

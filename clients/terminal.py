@@ -11,6 +11,7 @@ import sys
 import traceback
 import unicodedata
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol, TextIO
 
 from clients import contract
@@ -92,19 +93,33 @@ class ReaderGone(Exception):
     """Whoever read our output has closed it (``| head -1``): nothing is left to do."""
 
 
+class OutputLost(OmniDropError):
+    """stdout is there, and what we write does not get there."""
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__(
+            f"standard output cannot be written ({error.strerror}); send it to a place with free "
+            "space"
+        )
+
+
 def write_out(text: str, end: str = "\n") -> None:
-    """A text on stdout as it is. Raises ReaderGone."""
-    _write(text, end, sys.stdout)
+    """A text on stdout as it is. Raises ReaderGone, or OmniDropError where it cannot be written."""
+    try:
+        _write(text, end, sys.stdout)
+    except OSError as error:
+        raise OutputLost(error) from None
 
 
 def write_err(text: str) -> None:
     """A text on stderr as it is, with a line feed."""
-    print(text, file=sys.stderr, flush=True)
+    with suppress(OSError):  # nobody is left to tell
+        _write(text, "\n", sys.stderr)
 
 
 def complain(text: object) -> None:
     """One sentence on stderr: what was wrong, the value, what is allowed, what to do."""
-    _write(f"omnidrop: {sentence(text)}", "\n", sys.stderr)
+    write_err(f"omnidrop: {sentence(text)}")
 
 
 def _write(text: str, end: str, stream: TextIO) -> None:
@@ -123,7 +138,7 @@ def report(error: OmniDropError, as_json: bool = False, id: str | None = None) -
 
 def show_traceback() -> None:
     """The current exception in full, for ``--debug``."""
-    _write(redact(traceback.format_exc()), "", sys.stderr)
+    write_err(redact(traceback.format_exc()).rstrip())
 
 
 class Printer(Protocol):

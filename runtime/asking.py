@@ -30,7 +30,7 @@ from omnidrop_stream.types import (
     Samples,
     StreamKind,
 )
-from runtime.models import TINY, TINY_WARNING, load, note_on
+from runtime.models import TINY, TINY_WARNING, import_torch, load, note_on
 from runtime.sources import FileSource, Source, SourceInfo, SourceOptions, open_source
 from runtime.sources.base import Interruption
 from runtime.status import SessionStatus
@@ -115,6 +115,7 @@ def ask_source(
     with open_source(source, fps=config.stream.fps, options=options) as opened:
         info = opened.info
         config = merged(config, {"stream": {"kind": kind_for(info, kind)}})
+        import_torch()
         from omnidrop_stream.plan import NOTHING_DROPPED, policy_for
 
         policy_for(config.pruning, NOTHING_DROPPED)  # refuses an unknown name before the load

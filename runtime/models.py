@@ -8,7 +8,11 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,6 +46,32 @@ def note_on(model: str, question: str) -> str:
         "the embedded model knows only the questions of its small world, and answers any other at "
         f"random; the nearest to this one: {nearest(question)}"
     )
+
+
+def import_torch() -> None:
+    """Before the first import of what needs torch, where Ctrl-C comes as KeyboardInterrupt: one
+    that falls into torch's own import aborts the process, so it waits for the import's end.
+    """
+    with interrupt_waits():
+        import torch  # noqa: F401
+
+
+@contextmanager
+def interrupt_waits() -> Iterator[None]:
+    """Ctrl-C within the block comes at its end."""
+    before = signal.getsignal(signal.SIGINT)
+    ours = threading.current_thread() is threading.main_thread()
+    if not ours or before is not signal.default_int_handler:
+        yield
+        return
+    came: list[int] = []
+    signal.signal(signal.SIGINT, lambda number, _: came.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if came:
+        raise KeyboardInterrupt
 
 
 def cache_folder() -> Path:
