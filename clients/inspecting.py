@@ -13,6 +13,7 @@ import typer
 
 from clients import flags, terminal
 from clients.options import Flags, SourceFlags, settings, source_options
+from clients.spans import clock
 from omnidrop_stream.errors import ModelMismatch, SourceError, UsageError
 
 if TYPE_CHECKING:
@@ -256,7 +257,7 @@ def _summary(found: Inspection) -> Iterator[str]:
         last = one.mean[-1]
         at = one.starts_s[last.index(max(last))]
         question = terminal.sentence(one.question)
-        yield f"looks most at {terminal.clock(at)} in the last layer: {question}"
+        yield f"looks most at {clock(at)} in the last layer: {question}"
     half = model["layers"] // 2
     for medium, values in (("video", found.recall.video), ("audio", found.recall.audio)):
         if values:
