@@ -266,7 +266,7 @@ class Desk:
         if not self._opened.is_set():
             raise UsageError(f"/{command.name} has to wait until the source is open")
         if command.name == "watch":
-            return await obey_watch(session.watching, parse_watch(str(value or "")))
+            return await obey_watch(session.watching, parse_watch(str(value or "")), self._say)
         if command.name == "retry":
             return self._retry()
         if command.name == "forget":
@@ -286,6 +286,9 @@ class Desk:
         if command.name == "depth" and value is not None:
             return await self._deepen(value)
         raise UsageError(f"/{command.name} is no command here")
+
+    async def _say(self, text: str) -> None:
+        await self._show(Status("note", text))
 
     def _retry(self) -> list[str]:
         if not self.session.retry_now():

@@ -5,20 +5,23 @@ Everything but `obey_watch` is pure.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from clients.spans import clock
 from clients.terminal import grounds, sentence
 from omnidrop_stream.config import make_watch
-from omnidrop_stream.errors import UsageError
+from omnidrop_stream.errors import Busy, UsageError
 from omnidrop_stream.watch_config import WatchConfig
 
 if TYPE_CHECKING:
     from runtime.watch_types import WatchEvent, WatchState
     from runtime.watching import Watching
 
+MOMENT_S = 0.5
+"""What takes longer is told that it has begun."""
 SOUND = "sound:"
 """In front of the words: judge by the sound alone."""
 
@@ -61,8 +64,16 @@ def from_words(text: str) -> dict[str, Any]:
     return {"text": words.strip(), "sound_only": by_sound}
 
 
-async def obey_watch(watching: Watching, command: WatchCommand) -> list[str]:
-    """Do it; returns the reply. Raises what `Watching.add` raises, UsageError."""
+Say = Callable[[str], Awaitable[None]]
+"""Tell a sentence while the reply is still on its way."""
+
+
+async def obey_watch(
+    watching: Watching, command: WatchCommand, say: Say, patience_s: float = MOMENT_S
+) -> list[str]:
+    """Do it; returns the reply. say: told of what takes longer than patience_s. Raises what
+    `Watching.add` raises, UsageError.
+    """
     if command.action == "list":
         return listed(watching.states())
     if command.action == "remove":
@@ -70,9 +81,22 @@ async def obey_watch(watching: Watching, command: WatchCommand) -> list[str]:
             known = ", ".join(state.id for state in watching.states()) or "none"
             raise UsageError(f"there is no standing question {command.value}; there are: {known}")
         return [f"{command.value} is not watched for any more"]
-    state = await watching.add(watch_of(command.value))
+    state = await _added(watching, command.value, say, patience_s)
     cost = "" if state.judge_ms is None else f", {state.judge_ms:.0f} ms for each chunk"
     return [f"{state.id}: watching for {_what(state)} ({state.stage}{cost})"]
+
+
+async def _added(watching: Watching, words: str, say: Say, patience_s: float) -> WatchState:
+    adding = asyncio.create_task(watching.add(watch_of(words)), name="watch")
+    try:
+        done, _ = await asyncio.wait({adding}, timeout=patience_s)
+        if not done:
+            await say(f"/watch {words}: learning what is usual from what is held")
+        return await adding
+    except Busy as error:
+        raise Busy(f"/watch {words}: {error}") from None
+    finally:
+        adding.cancel()
 
 
 def listed(states: Sequence[WatchState]) -> list[str]:

@@ -105,16 +105,20 @@ class ModelLoad:
         where it can. limit: share of the time for chunks and standing questions together.
         """
         now, more = self.now(), one_more_s / self._period_s
+        with self._lock:
+            streams = sum(bool(costs.chunks) for costs in self._streams.values())
         total = now.chunks + now.watches + more
         if total <= limit:
             return ""
-        others = f"{now.count} standing question{'' if now.count == 1 else 's'}"
+        plural = "" if now.count == 1 else "s"
+        others = f" and {now.count} standing question{plural} {now.watches:.0%}" * (now.count > 0)
+        advice = ["remove one"] * (now.count > 0) + ["watch fewer streams"] * (streams > 1)
+        advice += ["free the processor of other work", "use a smaller model"]
         return (
             f"the model cannot carry one more standing question: of each {self._period_s:g} s, "
-            f"chunks take {now.chunks:.0%} of its time and {others} {now.watches:.0%}; with this "
-            f"one ({one_more_s * 1e3:.0f} ms a chunk, measured) that is {total:.0%}, and "
-            f"watches.share allows {limit:.0%}; remove one, watch fewer streams, or use a smaller "
-            "model"
+            f"chunks take {now.chunks:.0%} of its time{others}; with this one "
+            f"({one_more_s * 1e3:.0f} ms a chunk, measured) that is {total:.0%}, and watches.share "
+            f"allows {limit:.0%}; {', '.join(advice[:-1])} or {advice[-1]}"
         )
 
     def refusal_of_stream(self, limit: float, stream: object = None) -> str:

@@ -8,6 +8,7 @@ import asyncio
 import time
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from omnidrop_stream.errors import Busy, NothingHeld
@@ -30,6 +31,13 @@ class Learnt:
     """The model's time for each of these, and for the newest chunk."""
     newest: Judgement | None = None
     """Of the newest chunk; None where nothing is held."""
+
+    @property
+    def usual_s(self) -> float:
+        """What a judgement costs: the middle one, for the first warms things up, and others may
+        have held the processor during some.
+        """
+        return median(self.cost_s)
 
 
 @dataclass(slots=True, eq=False)

@@ -10,7 +10,6 @@ import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from statistics import mean
 from typing import TYPE_CHECKING
 
 from omnidrop_stream.errors import Busy, OmniDropError, UsageError
@@ -242,7 +241,7 @@ class Watching:
         gone = self._watches.get(watch.id) is not watch
         if gone or watch.standing is not None or learnt.newest is None:
             return  # without any chunk to judge it waits for the first one
-        cost_s = mean(learnt.cost_s)
+        cost_s = learnt.usual_s
         load = self._worker.load
         refusal = load.refusal(cost_s, self._settings.share) if self._realtime else ""
         if refusal:

@@ -16,8 +16,9 @@ from clients import contract
 from clients.live_commands import Command, parse_command
 from clients.live_watch import WatchCommand, happened, listed, obey_watch, parse_watch, watch_of
 from clients.terminal import make_printer
-from omnidrop_stream.errors import ConfigError, UsageError
+from omnidrop_stream.errors import Busy, ConfigError, UsageError
 from omnidrop_stream.types import Evidence
+from omnidrop_stream.watch_config import WatchConfig
 from runtime.session import StreamSession
 from runtime.watch_types import Happened, KeyFrame, WatchEvent, WatchStage, WatchState
 from tests.clients.conftest import Omnidrop, Ran
@@ -120,6 +121,45 @@ def test_printers_show_an_event(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == contract.line(contract.event(EVENT, "demo:")) + "\n"
 
 
+async def unsaid(text: str) -> None:
+    raise AssertionError(text)
+
+
+class SlowWatching:
+    """Adds when it is let, or refuses."""
+
+    def __init__(self, refusal: Busy | None = None) -> None:
+        self.let = asyncio.Event()
+        self._refusal = refusal
+
+    async def add(self, watch: WatchConfig) -> WatchState:
+        await self.let.wait()
+        if self._refusal is not None:
+            raise self._refusal
+        return STATE
+
+
+async def test_a_watch_that_takes_a_moment_to_add_says_so_at_once() -> None:
+    watching, told = SlowWatching(), []
+
+    async def say(text: str) -> None:
+        told.append(text)
+        watching.let.set()
+
+    command = WatchCommand("add", "a red circle")
+    async with asyncio.timeout(20):
+        await obey_watch(watching, command, say, patience_s=0.0)  # type: ignore[arg-type]
+    assert told == ["/watch a red circle: learning what is usual from what is held"]
+
+
+async def test_a_watch_that_cannot_be_carried_is_named() -> None:
+    watching = SlowWatching(Busy("the model cannot carry one more"))
+    watching.let.set()
+    command = WatchCommand("add", "a red circle")
+    with pytest.raises(Busy, match=r"^/watch a red circle: the model cannot carry one more"):
+        await obey_watch(watching, command, unsaid)  # type: ignore[arg-type]
+
+
 async def test_watch_adds_lists_and_removes() -> None:
     config = settings(**FAST)
     async with (
@@ -127,16 +167,16 @@ async def test_watch_adds_lists_and_removes() -> None:
         StreamSession("demo:?seconds=5", config, realtime=False, load=watching_model) as session,
     ):
         await session.drained()
-        added = await obey_watch(session.watching, WatchCommand("add", "sound: a bell"))
+        added = await obey_watch(session.watching, WatchCommand("add", "sound: a bell"), unsaid)
         assert added[0].startswith("w1: watching for a bell (by sound) (learning, ")
         assert added[0].endswith(" ms for each chunk)")
         await session.watching.add(NEVER, "door")
-        shown = await obey_watch(session.watching, WatchCommand("list"))
+        shown = await obey_watch(session.watching, WatchCommand("list"), unsaid)
         assert [line.split()[0] for line in shown] == ["w1", "door"]
-        gone = await obey_watch(session.watching, WatchCommand("remove", "w1"))
+        gone = await obey_watch(session.watching, WatchCommand("remove", "w1"), unsaid)
         assert gone == ["w1 is not watched for any more"]
         with pytest.raises(UsageError, match="no standing question w1; there are: door"):
-            await obey_watch(session.watching, WatchCommand("remove", "w1"))
+            await obey_watch(session.watching, WatchCommand("remove", "w1"), unsaid)
 
 
 async def test_at_the_terminal_an_event_stands_above_the_line() -> None:

@@ -39,6 +39,18 @@ def test_what_fits_is_not_refused_and_what_does_not_is_with_every_figure():
     assert "allows 75%" in refusal
 
 
+def test_a_refusal_advises_only_what_can_be_done():
+    load = ModelLoad(period_s=2.0)
+    load.chunk(DOOR, 0.4)
+    alone = load.refusal(1.2, limit=0.75)
+    assert "standing questions" not in alone
+    assert alone.endswith("; free the processor of other work or use a smaller model")
+    load.chunk(YARD, 0.4)
+    load.judged(DOOR, 0.2, 1)
+    load.carries(DOOR, 1)
+    assert "; remove one, watch fewer streams, free the" in load.refusal(1.2, limit=0.75)
+
+
 def test_a_stream_that_has_gone_takes_nothing():
     load = ModelLoad()
     load.chunk(DOOR, 1.9)

@@ -14,6 +14,7 @@ from omnidrop_stream.errors import Busy, ConfigError, ModelMismatch, UsageError
 from omnidrop_stream.types import Answer
 from omnidrop_stream.watch_config import WatchConfig
 from runtime.session import StreamSession
+from runtime.watch_rounds import Learnt
 from runtime.watch_types import WatchEvent, WatchStage, WatchState
 from tests.helpers import settings, small_model
 from tests.runtime.fakes import GatedSource
@@ -231,6 +232,11 @@ async def test_what_the_model_cannot_carry_is_refused_with_the_figures(model):
         assert session.watching.states() == ()
         session.host.worker.load.drop(busy)
         assert (await session.watching.add(NEVER)).stage is not WatchStage.REFUSED
+
+
+def test_a_cold_judgement_and_a_busy_moment_do_not_count_as_the_cost_of_a_watch():
+    learnt = Learnt(cost_s=[1.6, 0.5, 0.4, 0.2, 0.4, 0.5, 3.9])
+    assert learnt.usual_s == 0.5
 
 
 async def test_what_is_refused_after_it_was_added_is_told(model):
