@@ -129,7 +129,9 @@ class Presence:
             return
         self._shown[status.camera] = now
         if now != before and (before is not None or status.state not in _WELL):
-            self.event(f"{status.camera} is {status.state} {status.reason}".strip(), status.camera)
+            reason = f": {status.reason}" if status.reason else ""
+            level = logging.INFO if status.state in _WELL else logging.WARNING
+            self.event(f"{status.camera} is {status.state}{reason}", status.camera, level)
 
     def _switches(self, status: CameraStatus) -> None:
         for name, on in (("enabled", status.enabled), ("muted", status.muted)):
@@ -137,10 +139,10 @@ class Presence:
             state = b"ON" if on else b"OFF"
             self._outbox.put(Outgoing(topic, state, 1, retain=True, content_type="text/plain"))
 
-    def event(self, text: str, camera: str = "") -> None:
+    def event(self, text: str, camera: str = "", level: int = logging.WARNING) -> None:
         """News for people: in the log and on ``P/events``."""
         shown = redact(text)
-        _LOG.warning("%s", shown)
+        _LOG.log(level, "%s", shown)
         now = datetime.datetime.fromtimestamp(self._wall(), datetime.UTC)
         told = {"v": 1, "type": "news", "at": now.isoformat(timespec="milliseconds")}
         told |= {"camera": camera} if camera else {}

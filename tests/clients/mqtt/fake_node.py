@@ -55,7 +55,7 @@ class FakeNode:
         self.enabled = dict.fromkeys(self.names, True)
         self.muted = dict.fromkeys(self.names, False)
         self.forgot: list[tuple[str, float | None]] = []
-        self.state = "live"
+        self.state, self.reason = "live", ""
         self._permits = asyncio.Semaphore(0)
 
     def let(self, pieces: int = 1) -> None:
@@ -72,7 +72,7 @@ class FakeNode:
         if camera not in self.names:
             raise UnknownCamera(f"there is no camera called {camera!r}")
         on, muted = self.enabled[camera], self.muted[camera]
-        return CameraStatus(camera, self.state, "", "", 0.0, on, muted, None)
+        return CameraStatus(camera, self.state, "", self.reason, 0.0, on, muted, None)
 
     async def ask(self, camera: str, request: AskRequest) -> AsyncGenerator[Delta | Answer, None]:
         self.asked.append((camera, request))

@@ -92,6 +92,19 @@ async def test_a_camera_that_is_away_from_the_start_is_told_once_whatever_it_tri
     assert [m for m in caplog.messages if m.startswith("door")] == ["door is failed"]
 
 
+async def test_good_news_is_no_warning_and_bad_news_gives_its_reason_after_a_colon(
+    service: MqttService, node: FakeNode, caplog: pytest.LogCaptureFixture
+):
+    caplog.set_level("INFO")
+    for node.state, node.reason in (("degraded", "the model is too slow"), ("live", "")):
+        service.presence.look()
+    told = [(r.levelname, r.getMessage()) for r in caplog.records if "door is" in r.getMessage()]
+    assert told == [
+        ("WARNING", "door is degraded: the model is too slow"),
+        ("INFO", "door is live"),
+    ]
+
+
 async def test_a_camera_that_is_removed_leaves_no_retained_message(
     broker: Broker, service: MqttService, node: FakeNode
 ):
