@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
-from clients.demo_plan import Planned, plan
+from clients.demo_plan import Planned, at_present, plan
 from clients.options import Flags, settings
 from clients.spans import clock
 from clients.terminal import clean, complain, grounds, is_terminal, sentence, write_out
@@ -31,6 +31,10 @@ if TYPE_CHECKING:
 SHORTEST_S, LONGEST_S = 10.0, 600.0
 MOST_TOKENS = 16
 MISSING = "the embedded model is not in this installation, so the tiny one with random weights runs"
+TOO_SLOW = (
+    "this machine is too slow for real time: some questions are asked later than planned, about "
+    "what was over by then"
+)
 PROMPT = "ask (Enter ends) > "
 
 
@@ -66,6 +70,8 @@ class _Demo:
         self._world = world.world
         self._page = Page(is_terminal(sys.stdout))
         self._told_chunks = 0
+        self._asked: set[str] = set()
+        self._late = False
 
     async def run(self, config: Config) -> int:
         """Play, ask, sum up; returns the exit code."""
@@ -84,8 +90,10 @@ class _Demo:
                 complain(session.note)
             for item in planned:
                 await session.reached(item.at_s)
-                self._tell_world(item.at_s)
-                await self._ask(session, item, score)
+                now = self._at_present(item, session.status().stream_s)
+                if now is not None:
+                    self._tell_world(now.at_s)
+                    await self._ask(session, now, score)
             await session.reached(self._seconds - 0.1)
             self._tell_world(self._seconds)
             score.end(session)
@@ -95,6 +103,16 @@ class _Demo:
                 await self._talk(session)
         return score.exit_code
 
+    def _at_present(self, item: Planned, now_s: float) -> Planned | None:
+        """A question whose moment passed while the one before was answered is made anew."""
+        if not self._real:
+            return item
+        now = at_present(self._world, item, now_s, self._asked)
+        if now is not item and not self._late:
+            self._late = True
+            complain(TOO_SLOW)
+        return now
+
     def _tell_world(self, until_s: float) -> None:
         """What was shown and said in the chunks that are over."""
         while (self._told_chunks + 1) * CHUNK_SECONDS <= until_s + 1e-6:
@@ -103,6 +121,7 @@ class _Demo:
 
     async def _ask(self, session: StreamSession, item: Planned, score: Score) -> None:
         page, question = self._page, item.question
+        self._asked.add(question.text)
         lag_s = session.status().lag_s
         page.line(f"[{clock(item.at_s)}] {item.about}: {question.text}", "bold")
         answer = await self._answer(session, question.text)

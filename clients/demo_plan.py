@@ -30,9 +30,15 @@ _TRIES = 24
 class Planned:
     """A question, its moment in stream time and what it is a question of."""
 
+    number: int
+    """Which of the moments, from 0: it tells what the question is of."""
     at_s: float
-    about: str
     question: Question
+
+    @property
+    def about(self) -> str:
+        """What it is a question of."""
+        return KINDS[self.number][0]
 
 
 def moments(seconds: float) -> list[float]:
@@ -47,14 +53,27 @@ def plan(world: World, seconds: float) -> list[Planned]:
     """A fair question for each moment; a moment that gives none is left out."""
     found: list[Planned] = []
     for number, at_s in enumerate(moments(seconds)):
-        whole = int(at_s // CHUNK_SECONDS)
-        about, kinds = KINDS[number]
-        rng = np.random.default_rng([world.seed, 3, number])
-        told = {p.question.text for p in found}
-        question = _fair(world.truths(0, whole), world.truth(whole), kinds, rng, told)
-        if question is not None:
-            found.append(Planned(at_s, about, question))
+        item = _planned(world, number, at_s, {p.question.text for p in found})
+        if item is not None:
+            found.append(item)
     return found
+
+
+def at_present(world: World, item: Planned, now_s: float, told: set[str]) -> Planned | None:
+    """What to ask where stream time is ``now_s`` already: the same within its chunk, else a
+    question of its kind about what is over by now; None where there is none. told: asked before.
+    """
+    if now_s // CHUNK_SECONDS <= item.at_s // CHUNK_SECONDS:
+        return item
+    return _planned(world, item.number, now_s, told)
+
+
+def _planned(world: World, number: int, at_s: float, told: set[str]) -> Planned | None:
+    whole = int(at_s // CHUNK_SECONDS)
+    rng = np.random.default_rng([world.seed, 3, number])
+    held, now = world.truths(0, whole), world.truth(whole)
+    question = _fair(held, now, KINDS[number][1], rng, told)
+    return None if question is None else Planned(number, at_s, question)
 
 
 def _fair(

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import pytest
 
 from clients import demo
-from clients.demo_plan import moments, plan
-from omnidrop_stream.types import CHUNK_SECONDS
+from clients.demo_plan import at_present, moments, plan
+from omnidrop_stream.types import CHUNK_SECONDS, Answer
 from omnidrop_stream.world import World
+from runtime.status import SessionStatus
 from tests.clients.conftest import Omnidrop
 from tests.clients.test_contract import ANSWER
 
@@ -29,6 +31,44 @@ def test_the_demo_in_a_pipe_asks_checks_and_sums_up(omnidrop: Omnidrop) -> None:
     assert sum(line.startswith("  evidence ") for line in lines) == len(asked)
     assert re.match(rf"\d of {len(asked)} right; first token after \d+ ms", lines[-2])
     assert re.search(r"tokens held; mean retention [\d.]+%\.$", lines[-1])
+
+
+class SlowSession:
+    """Answers, but each time ten seconds late."""
+
+    note = ""
+
+    def __init__(self, *_: object, **__: object) -> None:
+        self._now_s = 0.0
+
+    async def __aenter__(self) -> SlowSession:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        pass
+
+    async def ready(self) -> None:
+        pass
+
+    async def reached(self, stream_s: float) -> None:
+        self._now_s = max(self._now_s, stream_s)
+
+    def status(self) -> SessionStatus:
+        return SessionStatus("live", "", self._now_s, 0.0, 1, 1, 0, None, 0, 0, False)
+
+    async def ask(self, text: str) -> AsyncGenerator[Answer, None]:
+        self._now_s += 10.0
+        yield dataclasses.replace(ANSWER, question=text, text="red")
+
+
+def test_a_machine_too_slow_for_real_time_asks_about_the_present_and_says_so(
+    omnidrop: Omnidrop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runtime.session.StreamSession", SlowSession)
+    ran = omnidrop("demo", "--seconds", "32", "--model", "tiny")
+    asked = [line[:7] for line in ran.out.splitlines() if line.startswith("[")]
+    assert asked[:3] == ["[00:06]", "[00:16]", "[00:26]"]
+    assert ran.err.count("too slow for real time") == 1
 
 
 def test_the_demo_tells_what_happened_in_every_chunk(omnidrop: Omnidrop) -> None:
@@ -63,6 +103,21 @@ def test_a_planned_question_rests_on_what_was_over_when_it_is_asked(seed: int) -
         begun_s = item.at_s // CHUNK_SECONDS * CHUNK_SECONDS
         assert item.question.evidence
         assert all(event.to_s <= begun_s + 1e-6 for event in item.question.evidence)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_question_that_comes_too_late_is_made_anew_for_the_present(seed: int) -> None:
+    world = World(seed, "test")
+    for item in plan(world, 32.0):
+        assert at_present(world, item, item.at_s + 1.0, set()) is item
+        late = at_present(world, item, item.at_s + 12.0, set())
+        if late is None:
+            continue
+        begun_s = late.at_s // CHUNK_SECONDS * CHUNK_SECONDS
+        assert (late.at_s, late.about) == (item.at_s + 12.0, item.about)
+        assert all(event.to_s <= begun_s + 1e-6 for event in late.question.evidence)
+        again = at_present(world, item, item.at_s + 12.0, {late.question.text})
+        assert again is None or again.question.text != late.question.text
 
 
 def test_the_plan_is_the_same_for_the_same_seed() -> None:
