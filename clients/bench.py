@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from clients import bench_tables, terminal
+from clients.outputs import check_outputs
 from omnidrop_stream.config import Config, load_config, make_config, merged
 from omnidrop_stream.errors import UsageError
 
@@ -77,6 +78,7 @@ def latency(
     """
     if model is not None and random_weights is not None:
         raise UsageError("--model and --random-weights exclude each other: give one of them")
+    check_outputs({"--json": json, "--markdown": markdown})
     os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # torch's profiler, which counts peak memory
     from runtime.models import import_torch
 
@@ -99,9 +101,6 @@ def latency(
         engines=engines,
         engine_windows=(2, 4) if quick else (16, 32, 64, 128),
     )
-    for path in (json, markdown):
-        if path is not None and not path.parent.is_dir():
-            raise UsageError(f"{path} cannot be written: there is no folder {path.parent}")
     _measure(settings, json, markdown)
     return 0
 
@@ -154,6 +153,7 @@ def live(
     from runtime.bench import LiveBench, run_live
     from runtime.models import default_model
 
+    check_outputs({"--json": json})
     config = _config(None, {"model": model or default_model()})
     options = LiveBench(source, seconds, ask_every, answer_tokens)
     text = dumps(asyncio.run(run_live(options, config)), indent=2)

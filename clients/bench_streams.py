@@ -6,6 +6,7 @@ from json import dumps
 from pathlib import Path
 
 from clients import terminal
+from clients.outputs import check_outputs
 from omnidrop_stream.config import Config, DepthName, load_config, merged
 from omnidrop_stream.errors import UsageError
 
@@ -35,9 +36,7 @@ def measure(
     from runtime.bench_streams import StreamsBench, run_streams
     from runtime.bench_streams_report import to_markdown
 
-    for path in (json, markdown):
-        if path is not None and not path.parent.is_dir():
-            raise UsageError(f"{path} cannot be written: there is no folder {path.parent}")
+    check_outputs({"--json": json, "--markdown": markdown})
     bench = StreamsBench(
         streams=numbers(streams),
         depths=tuple(_depth(text) for text in _parts(depths)),

@@ -11,6 +11,7 @@ import typer
 
 from clients import terminal
 from clients.options import depth_named
+from clients.outputs import check_outputs
 from omnidrop_stream.config import Config, load_config, make_config, merged
 from omnidrop_stream.errors import UsageError
 
@@ -104,7 +105,7 @@ def profile(
 ) -> int:
     """A Chrome trace of one chunk and one question, and the operators that took most."""
     profiled()
-    check_folder(trace)
+    check_outputs({"--trace": trace, "--json": json, "--markdown": markdown})
     from runtime.models import import_torch
 
     import_torch()
@@ -162,7 +163,9 @@ def weights(
 
 
 class Files:
-    """Where a report goes, written anew after each part. Raises UsageError for a missing folder."""
+    """Where a report goes, written anew after each part. Raises UsageError where a place cannot be
+    written.
+    """
 
     def __init__(
         self,
@@ -171,8 +174,7 @@ class Files:
         markdown: Path | None,
         to_markdown: Callable[[Any], str],
     ) -> None:
-        for path in (json, markdown):
-            check_folder(path)
+        check_outputs({"--json": json, "--markdown": markdown})
         self._json, self._to_json = json, to_json
         self._markdown, self._to_markdown = markdown, to_markdown
         self.last = ""
@@ -184,12 +186,6 @@ class Files:
             self._json.write_text(self._to_json(report), encoding="utf-8")
         if self._markdown is not None:
             self._markdown.write_text(self.last, encoding="utf-8")
-
-
-def check_folder(path: Path | None) -> None:
-    """Raise UsageError where a file's folder is not there."""
-    if path is not None and not path.parent.is_dir():
-        raise UsageError(f"{path} cannot be written: there is no folder {path.parent}")
 
 
 def profiled() -> None:

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from clients import terminal
+from clients.outputs import check_outputs
 from omnidrop_stream.config import Config, load_config, make_watch, merged
-from omnidrop_stream.errors import ModelMismatch, UsageError
+from omnidrop_stream.errors import ModelMismatch
 
 ORIGIN = "the command line"
 
@@ -23,6 +24,7 @@ def measure(
     markdown: Path | None,
 ) -> None:
     """Run; files are written after each stream, the tables are printed at the end."""
+    check_outputs({"--json": json, "--markdown": markdown})
     from runtime.models import import_torch
 
     import_torch()
@@ -31,9 +33,6 @@ def measure(
     from omnidrop_stream.model.qwen_omni import QwenOmni
     from runtime.models import load
 
-    for path in (json, markdown):
-        if path is not None and not path.parent.is_dir():
-            raise UsageError(f"{path} cannot be written: there is no folder {path.parent}")
     settings = _settings(config, model)
     rule: dict[str, Any] = {"text": "what is watched for", "cool_down_s": 0.0}
     if threshold is not None:

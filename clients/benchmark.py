@@ -10,6 +10,7 @@ import typer
 
 from clients import flags, terminal
 from clients.benchmark_flags import check_name, folders_of, rows_of, said, values_of, words_of
+from clients.outputs import check_outputs
 from omnidrop_stream.errors import ModelMismatch, SourceError, UsageError
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ def run(
     """Play the clips, ask every question with every row's settings, print the tables."""
     chosen = {"model": model, "device": device, "dtype": dtype}
     values = values_of(config, sets, rows_of(policies, retentions), said(chosen))
-    _check_outputs(json, markdown, state)
+    check_outputs({"--json": json, "--markdown": markdown, "--state": state})
     _run(values, config, data or [], state, shard, clips, json, markdown)
     return 0
 
@@ -104,7 +105,7 @@ def report(
     from omnidrop_stream.lab.benchmarks.run import joined
     from omnidrop_stream.lab.eval_state import read_state
 
-    _check_outputs(json, markdown)
+    check_outputs({"--json": json, "--markdown": markdown})
     lines = joined([read_state(path, COMMAND) for path in states], [str(p) for p in states])
     _write(lines, json, markdown)
     return 0
@@ -231,9 +232,3 @@ def _read(names: Sequence[str], data: Sequence[str]) -> dict[str, list[Clip]]:
 
     folders = folders_of(names, data)
     return {name: BENCHMARKS[name].read(folders[name]) for name in names}
-
-
-def _check_outputs(*paths: Path | None) -> None:
-    for path in paths:
-        if path is not None and not path.parent.is_dir():
-            raise UsageError(f"{path} cannot be written: there is no folder {path.parent}")

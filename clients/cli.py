@@ -18,8 +18,9 @@ from typing import Annotated
 import typer
 
 from clients import flags, terminal
+from clients.mistakes import told_of
 from clients.options import Flags, SourceFlags
-from omnidrop_stream.errors import MissingDependency, OmniDropError, UsageError
+from omnidrop_stream.errors import MissingDependency, UsageError
 
 INTERRUPTED = 130
 ENDED_BY_SIGNAL = {INTERRUPTED: "interrupted", 143: "terminated"}
@@ -398,35 +399,9 @@ def _run(given: list[str], as_json: bool, debug: bool, own_process: bool) -> int
     except Exception as error:
         if debug:
             terminal.show_traceback()
-        told = _told(error)
+        told = told_of(error)
         terminal.report(told, as_json=as_json)
         return told.exit_code
-
-
-def _told(error: Exception) -> OmniDropError:
-    """Any exception as one of ours, with a sentence that says what to do."""
-    if isinstance(error, OmniDropError):
-        return error
-    if isinstance(error, typer.TyperException):
-        context = getattr(error, "ctx", None)
-        command = context.command_path if context is not None else "omnidrop"
-        text = error.format_message().strip().rstrip(".")
-        return UsageError(f"{text}. See {command} --help.")
-    if isinstance(error, ModuleNotFoundError):
-        return MissingDependency(
-            f"the package {error.name} is not installed; run omnidrop doctor to see what mends it"
-        )
-    if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
-        return OmniDropError(
-            f"out of memory ({type(error).__name__}); use a smaller model, a lower --budget-tokens "
-            "or --dtype bf16"
-        )
-    if isinstance(error, OSError):
-        return OmniDropError(f"the system refused: {error}; free some space or check permissions")
-    reason = str(error).strip() or "no message"
-    return OmniDropError(
-        f"this is a bug: {type(error).__name__}: {reason}; run again with --debug and report it"
-    )
 
 
 def _forget_output() -> None:

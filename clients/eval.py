@@ -8,6 +8,7 @@ from typing import Annotated, Any, get_args
 import typer
 
 from clients import terminal
+from clients.outputs import check_outputs
 from omnidrop_stream.config import DepthName, read_yaml
 from omnidrop_stream.errors import ModelMismatch, UsageError
 
@@ -105,9 +106,7 @@ def evaluate(
     grid = (QUICK if quick else {}) | {k: v for k, v in given.items() if v is not None}
     chosen = {"model": model, "device": device, "dtype": dtype}
     values = _values(config, grid, {k: v for k, v in chosen.items() if v is not None})
-    for path in (json, markdown, state):
-        if path is not None and not path.parent.is_dir():
-            raise UsageError(f"{path} cannot be written: there is no folder {path.parent}")
+    check_outputs({"--json": json, "--markdown": markdown, "--state": state})
     _evaluate(values, config, state, json, markdown, streamed_check, rolling, gate, past)
     return 0
 

@@ -13,6 +13,7 @@ import typer
 
 from clients import flags, terminal
 from clients.options import Flags, SourceFlags, settings, source_options
+from clients.outputs import check_outputs
 from clients.spans import clock
 from omnidrop_stream.errors import ModelMismatch, SourceError, UsageError
 
@@ -100,9 +101,7 @@ def inspect(
         raise UsageError("--clips is for sources with questions of their own: give 1 to 10000")
     if for_s is not None and not for_s > 0:
         raise UsageError(f"--for = {for_s:g} is not allowed: give more than 0 seconds")
-    for path in (png, json):
-        if path is not None and not path.parent.is_dir():
-            raise UsageError(f"{path} cannot be written: there is no folder {path.parent}")
+    check_outputs({"--png": png, "--json": json})
     wanted = Wanted(source, asked, frozenset(kind or ()), for_s, clips)
     found = _inspect(wanted, given, png is not None)
     _write(found, png, json)

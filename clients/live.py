@@ -24,6 +24,7 @@ from clients.live_output import Shown
 from clients.live_pipe import PipeFront, Script
 from clients.live_watch import watch_of
 from clients.options import Flags, SourceFlags, kind_of, moments, settings, source_options
+from clients.outputs import check_outputs
 from clients.terminal import complain, is_terminal, report, write_err
 from omnidrop_stream.config import Config, make_config
 from omnidrop_stream.errors import OmniDropError, UsageError
@@ -94,7 +95,7 @@ def live(
     config = settings(flags, default_model())
     config = _with_watches(_with_kind(config, kind_of(flags, config)), wishes.watch)
     script = _script(config, wishes)
-    _check_writable(wishes.trace)
+    check_outputs({"--trace": wishes.trace})
     options = source_options(taken, os.environ)
     if source is None:
         from runtime.sources.devices import default_source
@@ -154,17 +155,6 @@ def _script(config: Config, wishes: Wishes) -> Script:
         json=wishes.json,
         quiet=wishes.quiet,
     )
-
-
-def _check_writable(path: Path | None) -> None:
-    try:
-        if path is not None:
-            path.open("w", encoding="utf-8").close()
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UsageError(
-            f"--trace = {path} cannot be written ({reason}): name a file in a folder that exists"
-        ) from None
 
 
 def _threads_left() -> set[str]:

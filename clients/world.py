@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from clients.outputs import check_outputs
 from clients.terminal import sentence, write_out
 
 app = typer.Typer(
@@ -32,8 +33,9 @@ def render(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> int:
     """Write some seconds of the world to OUT, and what is true about them to OUT's .truth.json."""
-    from runtime.world_media import render_world
+    from runtime.world_media import render_world, truth_path
 
+    check_outputs({"OUT": out, "OUT's truth": truth_path(out) if out.name else None})
     told = render_world(out, seed, seconds, split, fps)
     write_out(f"{sentence(out)}: {seconds:g} s of the world with seed {seed}, split {split}")
     write_out(f"{sentence(told)}: what is shown and heard in it, and when")

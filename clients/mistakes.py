@@ -1,0 +1,52 @@
+"""What becomes of an exception that ends a command: one of ours, with a sentence that says what to
+do.
+"""
+
+from __future__ import annotations
+
+import errno
+
+import typer
+
+from omnidrop_stream.errors import MissingDependency, OmniDropError, UsageError
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
+
+
+def told_of(error: Exception) -> OmniDropError:
+    """Any exception as one of ours, with a sentence that says what to do."""
+    if isinstance(error, OmniDropError):
+        return error
+    if isinstance(error, typer.TyperException):
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context is not None else "omnidrop"
+        text = error.format_message().strip().rstrip(".")
+        return UsageError(f"{text}. See {command} --help.")
+    if isinstance(error, ModuleNotFoundError):
+        return MissingDependency(
+            f"the package {error.name} is not installed; run omnidrop doctor to see what mends it"
+        )
+    if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
+        return OmniDropError(
+            f"out of memory ({type(error).__name__}); use a smaller model, a lower --budget-tokens "
+            "or --dtype bf16"
+        )
+    if isinstance(error, OSError):
+        return OmniDropError(_refused(error))
+    reason = str(error).strip() or "no message"
+    return OmniDropError(
+        f"this is a bug: {type(error).__name__}: {reason}; run again with --debug and report it"
+    )
+
+
+def _refused(error: OSError) -> str:
+    """What the system did not want, with the file's name where it tells one."""
+    name = "" if error.filename is None else f" {error.filename!r}"
+    reason = error.strerror or str(error)
+    advice = "check the name, and run again with --debug if it is right"
+    if error.errno in _FULL:
+        advice = "free some space"
+    elif error.errno in _FORBIDDEN:
+        advice = "check the permissions"
+    return f"the system refused{name}: {reason}; {advice}"
