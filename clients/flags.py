@@ -11,12 +11,25 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
+from omnidrop_stream.errors import UsageError
+
 T = TypeVar("T")
 
 
 def picked(kind: type[T], parameters: Mapping[str, Any]) -> T:
     """A dataclass of flags, from a command's parameters (``context.params``)."""
     return kind(**{field.name: parameters[field.name] for field in fields(kind)})  # type: ignore[arg-type]
+
+
+def percent(text: str) -> float:
+    """``30`` or ``30%``. Raises UsageError."""
+    try:
+        return float(text.strip().removesuffix("%"))
+    except ValueError:
+        raise UsageError(
+            f"--retention = {text!r} is not allowed: give percent, from 1 to 100; for example "
+            "--retention 30"
+        ) from None
 
 
 # -- model, schedule, budget
@@ -28,7 +41,12 @@ Model = Annotated[
 Config = Annotated[Path | None, typer.Option("--config", help="A YAML file, as under configs/.")]
 Retention = Annotated[
     float | None,
-    typer.Option("--retention", help="Mean share of tokens kept, in percent (default 30)."),
+    typer.Option(
+        "--retention",
+        parser=percent,
+        help="Mean share of tokens kept, in percent (default 30).",
+        metavar="PERCENT",
+    ),
 ]
 PInit = Annotated[float | None, typer.Option("--p-init", help="Schedule: first layer's ratio.")]
 PFinal = Annotated[float | None, typer.Option("--p-final", help="Schedule: last layer's ratio.")]

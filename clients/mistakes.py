@@ -7,7 +7,9 @@ from __future__ import annotations
 import errno
 
 import typer
+from pydantic import ValidationError
 
+from omnidrop_stream.allowed import allowed
 from omnidrop_stream.errors import MissingDependency, OmniDropError, UsageError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -18,6 +20,8 @@ def told_of(error: Exception) -> OmniDropError:
     """Any exception as one of ours, with a sentence that says what to do."""
     if isinstance(error, OmniDropError):
         return error
+    if isinstance(error, typer.BadParameter) and isinstance(error.__cause__, ValidationError):
+        return _value(error, error.__cause__)
     if isinstance(error, typer.TyperException):
         context = getattr(error, "ctx", None)
         command = context.command_path if context is not None else "omnidrop"
@@ -38,6 +42,14 @@ def told_of(error: Exception) -> OmniDropError:
     return OmniDropError(
         f"this is a bug: {type(error).__name__}: {reason}; run again with --debug and report it"
     )
+
+
+def _value(error: typer.BadParameter, cause: ValidationError) -> UsageError:
+    """A word that is no value of its flag."""
+    mistake = cause.errors(include_url=False)[0]
+    names = getattr(error.param, "opts", None) or ["the value"]
+    flag = max(names, key=len) if names[0].startswith("-") else names[0].upper()
+    return UsageError(f"{flag} = {mistake['input']!r} is not allowed: {allowed(mistake, None)}")
 
 
 def _refused(error: OSError) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -182,9 +181,6 @@ def settings(flags: Flags, default_model: str) -> Config:
         message = str(error)
         for key, flag in _FLAG_OF.items():
             message = message.replace(f"{key} =", f"{flag} =")
-        message = re.sub(
-            r"String should match pattern '.*?\$'", "give auto, cpu or cuda[:n]", message
-        )
         raise ConfigError(message) from None
 
 

@@ -6,11 +6,13 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from omnidrop_stream.allowed import allowed, field_at
 from omnidrop_stream.errors import ConfigError, QuestionError
 from omnidrop_stream.types import StreamKind
 from omnidrop_stream.watch_config import WatchConfig, WatchesConfig
@@ -196,25 +198,44 @@ def _known_keys(model: type[BaseModel], path: tuple[str | int, ...]) -> list[str
     return list(model.model_fields)
 
 
-def explain(error: ValidationError, model: type[BaseModel], origin: str) -> ConfigError:
-    """One plain sentence for each mistake: key, value, what is allowed."""
+def explain(
+    error: ValidationError,
+    model: type[BaseModel],
+    origin: str,
+    environment: Mapping[str, str] | None = None,
+) -> ConfigError:
+    """One plain sentence for each mistake: key, value, what is allowed.
+
+    environment: keys that a variable of the environment gives instead, and its name.
+    """
     lines: list[str] = []
     refused: dict[str, tuple[Any, list[str]]] = {}
+    variables = environment or {}
+    origins = []
     for item in error.errors():
         # pydantic names the branches of a union as if they were keys
-        parts = [str(p) for p in item["loc"] if not str(p).startswith(("constrained-", "literal["))]
-        key = ".".join(parts)
+        loc = [p for p in item["loc"] if not str(p).startswith(("constrained-", "literal["))]
+        plain = ".".join(str(part) for part in loc if part != "[key]")
+        key = variables.get(plain, plain)
+        origins.append("the environment" if plain in variables else origin)
         if item["type"] == "extra_forbidden":
-            known = _known_keys(model, item["loc"][:-1])
-            near = difflib.get_close_matches(str(item["loc"][-1]), known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(known)}."
-            lines.append(f"{key} is no setting; {hint}")
+            lines.append(f"{key} is no setting; {_nearest(model, item['loc'])}")
+        elif item["type"] == "missing":
+            lines.append(f"{key} is missing: it has no default.")
         else:
-            reason = item["msg"].removeprefix("Value error, ")
+            reason = allowed(item, field_at(model, loc))
             refused.setdefault(key or "settings", (item["input"], []))[1].append(reason)
     for key, (value, reasons) in refused.items():
-        lines.append(f"{key} = {value!r} is not allowed: {', or '.join(reasons)}.")
-    return ConfigError(f"{origin}: " + " ".join(lines))
+        told = ", or ".join(dict.fromkeys(reasons)).replace(", or give ", " or ")
+        lines.append(f"{key} = {value!r} is not allowed: {told}.")
+    return ConfigError(f"{' and '.join(dict.fromkeys(origins))}: " + " ".join(lines))
+
+
+def _nearest(model: type[BaseModel], path: tuple[str | int, ...]) -> str:
+    """What may have been meant by a key that there is not."""
+    known = _known_keys(model, path[:-1])
+    near = difflib.get_close_matches(str(path[-1]), known, n=1)
+    return f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(known)}."
 
 
 def make_config(values: dict[str, Any], origin: str = "settings") -> Config:

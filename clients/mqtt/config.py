@@ -7,7 +7,6 @@ written down. Nothing falls back from one to the other.
 from __future__ import annotations
 
 import ipaddress
-import os
 import re
 import secrets
 import ssl
@@ -17,6 +16,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
 from clients.mqtt.topics import PREFIX_PATTERN, check_reply_pattern
+from clients.variables import with_variables
 from omnidrop_stream.errors import ConfigError
 
 LARGEST_SECRET = 4096
@@ -154,7 +154,10 @@ class MqttConfig(_Section):
         """The password, empty where there is none. Raises ConfigError for an unreadable file."""
         if self.password_file is None:
             return self.password.get_secret_value()
-        path = Path(os.path.expandvars(self.password_file))
+        try:
+            path = Path(with_variables(str(self.password_file)))
+        except ValueError as error:
+            raise ConfigError(f"mqtt.password_file: {error}") from None
         try:
             return path.read_bytes()[:LARGEST_SECRET].decode("utf-8").strip("\r\n")
         except (OSError, UnicodeDecodeError) as error:

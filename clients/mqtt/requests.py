@@ -9,10 +9,12 @@ from dataclasses import asdict, dataclass
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
 
 from clients.mqtt.messages import TRACE, Incoming, Pairs, Route
 from clients.mqtt.reading import CODES, Refused, Shape, read_json
 from clients.mqtt.topics import CLIENT, Command, Topics
+from omnidrop_stream.allowed import allowed, field_at
 from omnidrop_stream.errors import (
     Busy,
     ModelError,
@@ -316,14 +318,17 @@ def _validated(model: type[T], values: dict[str, Any]) -> T:
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        told = [_mistake(model, item["loc"], item["type"], item["msg"]) for item in error.errors()]
+        told = [_mistake(model, item) for item in error.errors()]
         raise Refused("bad_request", "; ".join(told)[:500]) from None
 
 
-def _mistake(model: type[BaseModel], path: tuple[int | str, ...], kind: str, text: str) -> str:
+def _mistake(model: type[BaseModel], item: ErrorDetails) -> str:
+    path = item["loc"]
     key = ".".join(str(part) for part in path)[:60].encode("ascii", "backslashreplace").decode()
-    if kind != "extra_forbidden":
-        return f"{key}: {text}"
+    if item["type"] == "missing":
+        return f"{key} is missing"
+    if item["type"] != "extra_forbidden":
+        return f"{key}: {allowed(item, field_at(model, path))}"
     near = difflib.get_close_matches(key, list(model.model_fields), n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(model.model_fields)}"
     return f"{key!r} is no key; {hint}"

@@ -39,6 +39,7 @@ from pydantic_settings import (
 from clients.live_watch import from_words
 from clients.mqtt.config import MqttConfig
 from clients.mqtt.topics import RESERVED
+from clients.variables import settings_in, with_variables
 from omnidrop_stream.config import (
     Config,
     DecodeConfig,
@@ -61,7 +62,7 @@ LARGEST_SECRET = 4096
 _SECRETS = ("password", "token")
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
-FilePath = Annotated[str, AfterValidator(os.path.expandvars)]
+FilePath = Annotated[str, AfterValidator(with_variables)]
 """May hold ``${CREDENTIALS_DIRECTORY}`` and the like."""
 
 
@@ -240,7 +241,8 @@ def load_node_config(path: Path | None, flags: Mapping[str, Any] | None = None) 
         given: dict[str, Any] = {"_flags": expanded(dict(flags or {})), "_file": values}
         loaded = _Loaded(**given)
     except ValidationError as error:
-        raise _hidden(explain(error, NodeConfig, origin), error) from None
+        told = explain(error, NodeConfig, origin, settings_in(os.environ, ENV_PREFIX))
+        raise _hidden(told, error) from None
     except SettingsError as error:
         raise ConfigError(
             f"{origin}: the environment has a value for a whole section ({error}); set its keys "
@@ -298,7 +300,7 @@ def secret_from_file(values: Any, name: str) -> Any:
         return values
     if _plain(values.get(name)):
         raise ValueError(f"give either {name} or {name}_file, not both")
-    path = Path(os.path.expandvars(str(values[f"{name}_file"])))
+    path = Path(with_variables(str(values[f"{name}_file"])))
     try:
         text = path.read_bytes()[: LARGEST_SECRET + 1].decode("utf-8").strip("\r\n")
     except (OSError, UnicodeDecodeError) as error:

@@ -88,7 +88,9 @@ def test_a_password_is_hidden_in_json_too(ask: Omnidrop) -> None:
         (["--at", "-1"], "give seconds of stream, 0 or more"),
         (["--at", "nan"], "give seconds of stream"),
         (["--at", "1", "--at", "2"], "there are 1 questions but 2 times --at"),
-        (["--at", "soon"], "See omnidrop ask --help."),
+        (["--at", "soon"], "--at = 'soon' is not allowed: give a number"),
+        (["--retention", "all"], "--retention = 'all' is not allowed: give percent, from 1 to 100"),
+        (["--p-init", "2"], "--p-init = 2.0 is not allowed: give a number from 0 to 0.95"),
         (["--bogus"], "No such option: --bogus"),
         (["--config", "missing.yaml"], "there is no configuration file missing.yaml"),
     ],
@@ -213,3 +215,16 @@ def test_a_schedule_that_falls_is_refused_in_a_file(tmp_path: Path) -> None:
 
     with pytest.raises(ConfigError, match="never falls with depth"):
         make_config({"pruning": {"schedule": {"p_init": 0.3, "p_final": 0.1}}})
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ("2.5", "--max-tokens = '2.5' is not allowed: give a whole number"),
+        ("0", "--max-tokens = 0 is not allowed: give a whole number from 1 to 8192"),
+    ],
+)
+def test_a_length_of_answer_that_is_not_allowed_is_named(
+    omnidrop: Omnidrop, value: str, words: str
+) -> None:
+    assert words in told(omnidrop("ask", "demo:", "What?", "--max-tokens", value), 2)

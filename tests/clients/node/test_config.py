@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from clients.node.config import load_node_config
 from clients.node.config_commands import app, file_schema, shown
 from clients.node.reload import changes
+from omnidrop_stream.allowed import PATTERNS
 from omnidrop_stream.errors import ConfigError, UsageError
 from omnidrop_stream.types import StreamKind
 
@@ -102,14 +103,20 @@ def test_a_secret_may_stand_in_a_file_of_its_own(write, tmp_path, monkeypatch):
     [
         ({"camera": {}}, "camera is no setting; did you mean 'cameras'?"),
         ({"cameras": {"a": {"source": "x", "pasword": SECRET}}}, "did you mean 'password'?"),
-        ({"cameras": {"a": {}}}, "cameras.a.source"),
-        ({"cameras": {"A b": "x"}}, "cameras.A b"),
+        ({"cameras": {"a": {}}}, "cameras.a.source is missing"),
+        ({"cameras": {"A b": "x"}}, "cameras.A b = 'A b' is not allowed: give a name of small"),
+        ({"cameras": ["a"]}, "cameras = ['a'] is not allowed: give a mapping"),
         ({"cameras": {"node": "demo:"}}, "the topics use that name"),
-        ({"cameras": {"a": {"source": "x", "retention": 3}}}, "less than or equal to 1"),
+        (
+            {"cameras": {"a": {"source": "x", "retention": 30}}},
+            "= 30 is not allowed: give a share: 0.3",
+        ),
         ({"mqtt": {"host": "h", "port": 0}}, "mqtt.port = 0"),
         ({"mqtt": {"hots": "h"}}, "did you mean 'host'?"),
         ({"http": {"bind": "0.0.0.0"}}, "set http.token_file, or bind 127.0.0.1"),
         ({"log": {"level": "loud"}}, "log.level = 'loud'"),
+        ({"http": {"token_file": "${NOPE}/x"}}, "${NOPE}/x names the variable NOPE, which is not"),
+        ({"state_dir": "$NOPE/x"}, "$NOPE/x names the variable NOPE, which is not set"),
         ({"http": {"token_file": "/no/such"}}, "token_file = /no/such cannot be read"),
         ({"cameras": {"a": {"source": "x", "watches": {"w": {"text": ""}}}}}, "watches.w.text"),
         (
@@ -270,6 +277,7 @@ def test_check_says_that_a_file_is_right_and_what_is_probably_not_meant(write):
 @pytest.mark.parametrize(
     ("values", "words"),
     [
+        ({"mqtt": {"password_file": "${NOPE}/x"}}, "names the variable NOPE, which is not set"),
         ({"mqtt": {"password_file": "/no/such"}}, "mqtt.password_file = /no/such cannot be read"),
         ({"mqtt": {"host": "b", "tls": {"ca": "/no/such"}}}, "/no/such cannot be used"),
         ({"cameras": {"a": "rtps://cam/1"}}, "cameras.a.source: rtps://cam/1: there is no kind"),
@@ -294,6 +302,35 @@ def test_a_section_that_only_the_environment_names_is_refused(write, monkeypatch
     monkeypatch.setenv("OMNIDROP_MQT__HOST", "b")
     with pytest.raises(ConfigError, match="MQT is no setting; did you mean 'MQTT'"):
         load_node_config(write({}))
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "words"),
+    [
+        ("OMNIDROP_MQTT__PROT", "1", "OMNIDROP_MQTT__PROT is no setting; did you mean 'port'?"),
+        ("OMNIDROP_HTTP__PORT", "x", "OMNIDROP_HTTP__PORT = 'x' is not allowed: give a whole num"),
+    ],
+)
+def test_a_mistake_in_the_environment_names_the_variable_and_no_file(
+    write, monkeypatch, variable, value, words
+):
+    path = write({"mqtt": "h"})
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(ConfigError) as caught:
+        load_node_config(path)
+    assert str(caught.value).startswith(f"the environment: {words}")
+
+
+def test_every_pattern_of_a_setting_has_words_of_ours():
+    def patterns(schema):
+        if isinstance(schema, dict):
+            yield from [schema["pattern"]] if isinstance(schema.get("pattern"), str) else []
+            yield from schema.get("patternProperties", {})
+            schema = list(schema.values())
+        for inner in schema if isinstance(schema, list) else []:
+            yield from patterns(inner)
+
+    assert {"^[a-z0-9]+$"} < set(patterns(file_schema())) <= set(PATTERNS)
 
 
 def test_show_prints_every_setting_as_yaml_or_json(write):
