@@ -102,7 +102,8 @@ def statistics(status: SessionStatus, snapshot: Mapping[str, Any], source: str) 
         _row("answers", f"{status.answers} in progress, last first token {first}"),
     ]
     for kind in ("counters", "gauges"):
-        rows = [f"{name} {value}" for name, value in snapshot.get(kind, {}).items()]
+        found = snapshot.get(kind, {}).items()
+        rows = [f"{name} {_value(value)}" for name, value in found if value not in (None, "")]
         lines += _rows(kind, rows)
     timings = snapshot.get("timings_ms", {})
     width = max((len(name) for name in timings), default=0)
@@ -114,15 +115,28 @@ def statistics(status: SessionStatus, snapshot: Mapping[str, Any], source: str) 
     return lines + _rows("times, ms", rows)
 
 
+def _value(value: object) -> str:
+    """A counted or measured value for people."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{round(value, 3):g}" if isinstance(value, float) else sentence(value)
+
+
 def _state_more(status: SessionStatus) -> str:
     """What the first line on the state leaves out."""
-    words = {True: "comes", False: "missing", None: "not part of it"}
-    age = "-" if status.chunk_age_s is None else f"{status.chunk_age_s:.1f} s"
+    begun = status.chunk_age_s is not None
+    words = {True: "comes", False: "missing", None: "not part of it" if begun else "not known yet"}
+    sound = "muted" if status.muted and status.audio is None else words[status.audio]
+    newest = (
+        "no chunk given yet"
+        if status.chunk_age_s is None
+        else f"newest chunk given at the age of {status.chunk_age_s:.1f} s"
+    )
     code = f"code {status.code}, " if status.code else ""
     return (
-        f"{code}for {length(round(status.since_s))}; picture {words[status.video]}, sound "
-        f"{words[status.audio]}; reconnects {status.reconnects}, gaps {status.gaps}, newest chunk "
-        f"given at the age of {age}; overload step {status.step} ({status.step_name})"
+        f"{code}for {length(round(status.since_s))}; picture {words[status.video]}, sound {sound}; "
+        f"reconnects {status.reconnects}, gaps {status.gaps}, {newest}; overload step "
+        f"{status.step} ({status.step_name})"
     )
 
 

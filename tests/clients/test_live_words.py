@@ -87,6 +87,23 @@ def test_statistics_tell_media_reconnects_age_and_step() -> None:
         assert part in text
 
 
+def test_statistics_of_a_stream_that_has_just_begun_do_not_say_what_is_not_known() -> None:
+    young = replace(LIVE, video=None, audio=None, chunk_age_s=None, muted=False)
+    text = "\n".join(statistics(young, {}, "demo:"))
+    assert "picture not known yet, sound not known yet; " in text
+    assert "no chunk given yet" in text
+    text = "\n".join(statistics(replace(young, chunk_age_s=0.1, muted=True), {}, "demo:"))
+    assert "picture not part of it, sound muted; " in text
+
+
+def test_statistics_round_what_is_measured_and_leave_out_what_is_not() -> None:
+    values = {"age_s": 0.00013200599, "lag_s": 0.8000000000000007, "video": True}
+    gauges = {"code": "", "skew_s": None, **values, "waiting": 0}
+    lines = statistics(LIVE, {"gauges": gauges}, "demo:")
+    told = [line[11:] for line in lines[lines.index("gauges     age_s 0") :]]
+    assert told == ["age_s 0", "lag_s 0.8", "video yes", "waiting 0"]
+
+
 def test_a_narrow_status_line_keeps_state_and_drops() -> None:
     assert status_line(LIVE, 50) == "live 01:23 | lag 1.2 s | dropped 2 | muted"
 
