@@ -161,7 +161,12 @@ def live(
         ),
     ] = None,
     for_s: Annotated[
-        float | None, typer.Option("--for", help="End after so many seconds.", metavar="SECONDS")
+        float | None,
+        typer.Option(
+            "--for",
+            help="End after so many seconds; loading the model counts.",
+            metavar="SECONDS",
+        ),
     ] = None,
     model: flags.Model = None,
     config: flags.Config = None,

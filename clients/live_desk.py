@@ -34,6 +34,7 @@ class Withdrawn(OmniDropError):
     """A question that was given up before it was asked."""
 
     code = "cancelled"
+    exit_code = 5
 
 
 class Desk:

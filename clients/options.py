@@ -103,6 +103,8 @@ def source_options(flags: SourceFlags, environment: Mapping[str, str]) -> Source
         "stall_timeout_s": flags.stall_timeout,
         "wait_for_first": flags.wait,
     }
+    if flags.hwaccel is not None:
+        _check_device(flags.hwaccel)
     try:
         return SourceOptions.model_validate(_said(given))
     except ValidationError as error:
@@ -122,10 +124,18 @@ _ALLOWED = {
     "transport": "give tcp or udp",
     "video_stream": "give a number from 0 on",
     "audio_stream": "give a number from 0 on",
-    "hwaccel": "give none, auto, or a device type of FFmpeg such as cuda",
     "open_timeout_s": "give seconds, from 0.1 to 300",
     "stall_timeout_s": "give seconds, from 0.1 to 300",
 }
+
+
+def _check_device(name: str) -> None:
+    from runtime.sources.hwaccel import check_device
+
+    try:
+        check_device(name)
+    except ConfigError as error:
+        raise UsageError(f"--{error}") from None
 
 
 def password_of(path: Path | None, environment: Mapping[str, str]) -> str | None:

@@ -19,6 +19,7 @@ from runtime.sources.base import (
 )
 from runtime.sources.camera import CameraSource
 from runtime.sources.file import FileSource
+from runtime.sources.hwaccel import check_device
 from runtime.sources.local import local_camera, local_microphone, with_microphone
 from runtime.sources.microphone import MicrophoneSource
 from runtime.sources.options import SourceOptions
@@ -84,6 +85,8 @@ def open_source(text: str, *, fps: float = 2.0, options: SourceOptions | None = 
     fps: the model's pictures a second; a file hands on only what its grid can pick.
     """
     options = options or SourceOptions()
+    if options.hwaccel != "none":  # also where nothing is decoded on a device: it is a slip
+        check_device(options.hwaccel)
     found = _SCHEME.match(text)
     source = _named(text, found, fps, options)
     if options.microphone is None or (found is not None and found.group(1).lower() == "mic"):

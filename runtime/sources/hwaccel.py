@@ -47,13 +47,21 @@ def decoding(name: str) -> Decoding:
             if (accel := _tried(device)) is not None:
                 return Decoding(accel, True, device)
         return Decoding(None, True, "software (no hardware decoder works here)")
-    known = sorted({*built_in, *_ELSEWHERE})
-    if name not in known:
-        raise ConfigError(f"hwaccel = {name!r}: must be none, auto, {', '.join(known)}.")
+    check_device(name)
     if name not in built_in:
         return Decoding(None, True, f"software (this FFmpeg was built without {name})")
     accel = _tried(name)
     return Decoding(accel, True, name if accel is not None else f"software (no {name} here)")
+
+
+def check_device(name: str) -> None:
+    """Raise ConfigError for what is neither none, auto, nor a device type of FFmpeg."""
+    known = sorted({*hwdevices_available(), *_ELSEWHERE})
+    if name not in ("none", "auto", *known):
+        raise ConfigError(
+            f"hwaccel = {name!r} is not allowed: give none, auto, {', '.join(known[:-1])} or "
+            f"{known[-1]}"
+        )
 
 
 _ELSEWHERE = ("cuda", "d3d11va", "qsv", "vaapi", "videotoolbox")

@@ -111,7 +111,7 @@ def test_for_ends_a_stream_that_does_not_end(live: Live) -> None:
 
 def test_a_question_that_for_left_unasked_is_an_error_that_says_so(live: Live) -> None:
     ran = live("demo:?seconds=9000", "--ask", "What?", "--at", "8000", "--for", "0.2", "--json")
-    assert ran.code == 1
+    assert ran.code == 5
     (error,) = ran.of("error")
     assert (error["id"], error["code"]) == ("q1", "cancelled")
     assert "--for 0.2 s ended before it was answered" in error["message"]

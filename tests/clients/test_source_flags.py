@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from clients.options import PASSWORD_VARIABLE, SourceFlags, source_options
-from omnidrop_stream.errors import MissingDependency, UsageError
-from runtime.sources import devices
+from omnidrop_stream.errors import ConfigError, MissingDependency, UsageError
+from runtime.sources import devices, open_source
 from runtime.sources.devices import CameraDevice, MicrophoneDevice
 from runtime.sources.options import SourceOptions
 from tests.clients.conftest import Omnidrop
@@ -78,6 +78,7 @@ def test_the_password_comes_from_a_file_or_the_environment_and_is_never_shown(
         ("--stall-timeout", "1000", "from 0.1 to 300"),
         ("--video-stream", "-1", "a number from 0 on"),
         ("--hwaccel", "CUDA!", "none, auto"),
+        ("--hwaccel", "foo", "--hwaccel = 'foo' is not allowed: give none, auto, "),
         ("--password-file", "no/such/file", "cannot be read"),
         ("--tls-ca-file", "no/such/file", "cannot be read"),
     ],
@@ -190,3 +191,8 @@ def test_live_without_a_source_or_a_device_is_one_sentence(
     (line,) = ran.err.splitlines()
     assert "omnidrop devices" in line
     assert "omnidrop live demo:" in line
+
+
+def test_a_device_that_is_none_is_refused_for_a_source_that_is_not_decoded_too() -> None:
+    with pytest.raises(ConfigError, match="hwaccel = 'foo' is not allowed: give none, auto, "):
+        open_source("demo:", options=SourceOptions(hwaccel="foo"))
