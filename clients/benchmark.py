@@ -10,6 +10,7 @@ import typer
 
 from clients import flags, terminal
 from clients.benchmark_flags import check_name, folders_of, rows_of, said, values_of, words_of
+from clients.counted import counted
 from clients.outputs import check_outputs
 from omnidrop_stream.errors import ModelMismatch, SourceError, UsageError
 
@@ -130,7 +131,10 @@ def check(
         gone = [clip for clip in clips if not clip.path.is_file()]
         asked = sum(len(clip.questions) for clip in clips)
         missing += len(gone)
-        told = f"{len(clips)} clips, {asked} questions, {len(gone)} clips missing"
+        told = (
+            f"{counted(len(clips), 'clip')}, {counted(asked, 'question')}, "
+            f"{counted(len(gone), 'clip')} missing"
+        )
         terminal.write_out(f"{name}: {told}")
         for clip in gone[:20]:
             terminal.write_out(f"  missing: {terminal.sentence(clip.path)}")

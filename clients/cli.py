@@ -105,11 +105,14 @@ def ask(
     verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Say what goes on.")] = False,
     debug: flags.Debug = False,
 ) -> int:
-    """Read SOURCE as a stream, as fast as it comes, and answer each question; or ask a running
-    node with --node and --camera.
+    """Ask questions of a file or source, or of a running node.
+
+    SOURCE is read as a stream, as fast as it comes; with --node and --camera a node is asked.
     """
     from clients.node_flags import NodeFlags, refuse_without_node
 
+    if quiet and verbose:
+        raise UsageError("-q and -v say the opposite of each other: give one of them")
     wanted = flags.picked(Flags, context.params)
     taken = flags.picked(SourceFlags, context.params)
     asked = flags.picked(NodeFlags, context.params)
@@ -214,7 +217,10 @@ def live(
     quiet: flags.Quiet = False,
     debug: flags.Debug = False,
 ) -> int:
-    """Watch and listen to SOURCE and ask while it runs: type on a terminal, or use --ask."""
+    """Watch and listen to SOURCE, and ask while it runs.
+
+    Type on a terminal, or use --ask.
+    """
     from clients.live import Wishes
     from clients.live import live as run
 
@@ -232,7 +238,7 @@ def demo(
     model: flags.Model = None,
     debug: flags.Debug = False,
 ) -> int:
-    """Watch a small made-up world live, ask about it, and compare with the truth (a minute)."""
+    """Watch a made-up world live and check the answers (a minute)."""
     from clients.demo import demo as run
 
     return run(seed, seconds, model, speed)
@@ -240,7 +246,7 @@ def demo(
 
 @app.command()
 def doctor(json: flags.Json = False, debug: flags.Debug = False) -> int:
-    """Tell what is installed, what is missing, and the command that mends it."""
+    """Tell what is installed or missing, and what mends it."""
     from clients.doctor import doctor as run
 
     return run(json)
@@ -279,7 +285,10 @@ def probe(
     json: flags.Json = False,
     debug: flags.Debug = False,
 ) -> int:
-    """Tell what SOURCE is: codec, size, rate, keyframes, time to open, A/V offset; and advice."""
+    """Tell what SOURCE is, with advice.
+
+    Codec, size, rate, keyframes, time to open, A/V offset.
+    """
     from clients.options import source_options
     from clients.probe import probe as run
 
@@ -305,7 +314,10 @@ def serve(
     ] = False,
     debug: flags.Debug = False,
 ) -> int:
-    """Run cameras and devices from one file: MQTT, standing questions, metrics, for weeks."""
+    """Run cameras and devices from one file, for weeks.
+
+    With MQTT, standing questions and metrics.
+    """
     from clients.node.serve import flags_of
     from clients.node.serve import serve as run
 
@@ -318,37 +330,37 @@ _PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_op
 
 @app.command(context_settings=_PASSED_ON)
 def bench(context: typer.Context) -> int:
-    """Measure: omnidrop bench latency (see omnidrop bench --help)."""
+    """Measure on this machine: latency, memory, many streams."""
     return _handed_on("bench", context.args)
 
 
 @app.command(name="eval", context_settings=_PASSED_ON)
 def evaluate(context: typer.Context) -> int:
-    """Score answers and evidence on test streams of the world (see omnidrop eval --help)."""
+    """Score answers and evidence on test streams of the world."""
     return _handed_on("eval", context.args)
 
 
 @app.command(context_settings=_PASSED_ON)
 def benchmark(context: typer.Context) -> int:
-    """Score published benchmarks on any checkpoint (see omnidrop benchmark --help)."""
+    """Score published benchmarks on any checkpoint."""
     return _handed_on("benchmark", context.args)
 
 
 @app.command(context_settings=_PASSED_ON)
 def inspect(context: typer.Context) -> int:
-    """Show what a checkpoint attends to and keeps (see omnidrop inspect --help)."""
+    """Show what a checkpoint attends to and keeps."""
     return _handed_on("inspect", context.args, "inspecting")
 
 
 @app.command(context_settings=_PASSED_ON)
 def world(context: typer.Context) -> int:
-    """Write the world to a file: omnidrop world render OUT.mp4 (see omnidrop world --help)."""
+    """Write the world to a file, as world render OUT.mp4."""
     return _handed_on("world", context.args)
 
 
 @app.command(context_settings=_PASSED_ON)
 def config(context: typer.Context) -> int:
-    """Check, show and reload a node's file, print its schema (see omnidrop config --help)."""
+    """Check, show and reload a node's file, print its schema."""
     return _handed_on("config", context.args, "node.config_commands")
 
 

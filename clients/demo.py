@@ -158,6 +158,7 @@ class _Demo:
 
         self._page.line("The world goes on. Ask about it: What was said last? What do you see now?")
         reader: PromptSession[str] = PromptSession()
+        reader.app.renderer.cpr_not_supported_callback = None  # as in live_screen
         while True:
             try:
                 with patch_stdout(raw=True):

@@ -83,7 +83,7 @@ def evaluate(
     dtype: Annotated[str | None, typer.Option(help="auto, bf16 or fp32.")] = None,
     quick: Annotated[
         bool,
-        typer.Option("--quick", help="Seconds instead of minutes: 3 streams of 2 and 4 chunks."),
+        typer.Option("--quick", help="A minute or two: 3 streams of 2 and 4 chunks."),
     ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> int:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from clients import flags, terminal
+from clients.counted import counted
 from clients.options import Flags, SourceFlags, settings, source_options
 from clients.outputs import check_outputs
 from clients.spans import clock
@@ -229,7 +230,8 @@ def _asked(questions: Sequence[str], kinds: Sequence[str]) -> list[Asked]:
 
     if kinds and len(kinds) != len(questions):
         raise UsageError(
-            f"there are {len(questions)} questions but {len(kinds)} times --kind: give none, or "
+            f"there {'is' if len(questions) == 1 else 'are'} {counted(len(questions), 'question')} "
+            f"but {counted(len(kinds), 'time')} --kind: give none, or "
             "one for each question in the same order"
         )
     named = kinds or [""] * len(questions)
@@ -251,7 +253,8 @@ def _write(found: Inspection, png: Path | None, json: Path | None) -> None:
 def _summary(found: Inspection) -> Iterator[str]:
     """The figures in a few lines."""
     model = found.settings["model"]
-    yield f"{model['name']}: {model['layers']} layers; {found.clips} clips, {found.chunks} chunks"
+    seen = f"{counted(found.clips, 'clip')}, {counted(found.chunks, 'chunk')}"
+    yield f"{model['name']}: {model['layers']} layers; {seen}"
     for one in found.maps:
         last = one.mean[-1]
         at = one.starts_s[last.index(max(last))]

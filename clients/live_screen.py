@@ -68,6 +68,8 @@ class Screen:
             reserve_space_for_menu=0,
             style=LOOK,
         )
+        # No word where a terminal does not tell the cursor's place: all works there, too.
+        self._prompt.app.renderer.cpr_not_supported_callback = None
         self._prompt.app.after_render += lambda _: self._ready.set()
 
     # -- as the run sees it

@@ -5,6 +5,7 @@ do.
 from __future__ import annotations
 
 import errno
+from difflib import get_close_matches
 
 import typer
 from pydantic import ValidationError
@@ -23,10 +24,7 @@ def told_of(error: Exception) -> OmniDropError:
     if isinstance(error, typer.BadParameter) and isinstance(error.__cause__, ValidationError):
         return _value(error, error.__cause__)
     if isinstance(error, typer.TyperException):
-        context = getattr(error, "ctx", None)
-        command = context.command_path if context is not None else "omnidrop"
-        text = error.format_message().strip().rstrip(".")
-        return UsageError(f"{text}. See {command} --help.")
+        return _misused(error)
     if isinstance(error, ModuleNotFoundError):
         return MissingDependency(
             f"the package {error.name} is not installed; run omnidrop doctor to see what mends it"
@@ -42,6 +40,16 @@ def told_of(error: Exception) -> OmniDropError:
     return OmniDropError(
         f"this is a bug: {type(error).__name__}: {reason}; run again with --debug and report it"
     )
+
+
+def _misused(error: typer.TyperException) -> UsageError:
+    """A command or flag that there is not, or one that is missing."""
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context is not None else "omnidrop"
+    text = error.format_message().strip().rstrip(".")
+    if text.startswith("No such command") and get_close_matches(text.split("'")[1], ["help"]):
+        return UsageError(f"{text}. Did you mean {command} --help?")
+    return UsageError(f"{text}{'' if text.endswith('?') else '.'} See {command} --help.")
 
 
 def _value(error: typer.BadParameter, cause: ValidationError) -> UsageError:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
+from clients.counted import counted
 from omnidrop_stream.config import Config, DepthName, ScheduleConfig, load_config, merged
 from omnidrop_stream.errors import ConfigError, UsageError
 from omnidrop_stream.types import StreamKind
@@ -216,7 +217,8 @@ def moments(questions: Sequence[str], at_s: Sequence[float]) -> list[float | Non
         return [at_s[0] if at_s else None] * len(questions)
     if len(at_s) != len(questions):
         raise UsageError(
-            f"there are {len(questions)} questions but {len(at_s)} times --at: give none, one for "
+            f"there {'is' if len(questions) == 1 else 'are'} {counted(len(questions), 'question')} "
+            f"but {counted(len(at_s), 'time')} --at: give none, one for "
             "all, or one for each question in the same order"
         )
     return list(at_s)

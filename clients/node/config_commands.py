@@ -14,6 +14,7 @@ import yaml
 from clients.mqtt.config import TlsConfig
 from clients.node.config import NodeConfig, load_node_config
 from clients.terminal import write_err, write_out
+from omnidrop_stream.config import read_yaml
 from omnidrop_stream.errors import ConfigError, UsageError
 from runtime.redact import redact
 from runtime.sources import FileSource, open_source
@@ -28,6 +29,10 @@ def check(file: File) -> None:
     """Read FILE and the environment as `omnidrop serve` would; say what is wrong, or that it is
     right.
     """
+    if not read_yaml(file):
+        raise ConfigError(
+            f"{file} holds no setting; name a camera and a broker, as configs/node.yaml does"
+        )
     config = load_node_config(file)
     for advice in (*advices(config), *_never_usable(config, str(file))):
         write_err(f"note: {advice}")

@@ -120,7 +120,8 @@ def _policy(name: str, variants: Variants) -> None:
     try:
         policy_for(_varied(Config(), name, variants).pruning, NOTHING_DROPPED)
     except ConfigError as error:
-        raise ValueError(str(error).removeprefix("pruning.")) from None
+        told = str(error).removeprefix("pruning.")
+        raise ValueError(told.replace("policy is ", "there is no policy ", 1)) from None
 
 
 @dataclass(frozen=True, slots=True)

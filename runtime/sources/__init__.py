@@ -95,6 +95,11 @@ def open_source(text: str, *, fps: float = 2.0, options: SourceOptions | None = 
 
 
 def _named(text: str, found: re.Match[str] | None, fps: float, options: SourceOptions) -> Source:
+    if text.lower() in SCHEMES and not Path(text).exists():
+        raise UsageError(
+            f"{text}: there is no such file; the source of that name is written with a colon: "
+            f"{text}:"
+        )
     if found is None or Path(text).exists():
         return _media_file(text, fps, options)
     factory = SCHEMES.get(found.group(1).lower())

@@ -87,7 +87,7 @@ def test_a_password_is_hidden_in_json_too(ask: Omnidrop) -> None:
         (["--stream-kind", "smell"], "give av, video, audio or auto"),
         (["--at", "-1"], "give seconds of stream, 0 or more"),
         (["--at", "nan"], "give seconds of stream"),
-        (["--at", "1", "--at", "2"], "there are 1 questions but 2 times --at"),
+        (["--at", "1", "--at", "2"], "there is 1 question but 2 times --at"),
         (["--at", "soon"], "--at = 'soon' is not allowed: give a number"),
         (["--retention", "all"], "--retention = 'all' is not allowed: give percent, from 1 to 100"),
         (["--p-init", "2"], "--p-init = 2.0 is not allowed: give a number from 0 to 0.95"),

@@ -73,7 +73,7 @@ def test_without_matplotlib_json_works_and_a_picture_is_refused_at_once(
     ("words", "told"),
     [
         (["clip.mp4"], "give a question about clip.mp4"),
-        (["clip.mp4", "a?", "b?", "--kind", "x"], "2 questions but 1 times --kind"),
+        (["clip.mp4", "a?", "b?", "--kind", "x"], "2 questions but 1 time --kind"),
         (["clip.mp4", "a?", "--clips", "3"], "--clips is for sources with questions of their own"),
         (["demo:", "--clips", "0"], "--clips is for sources with questions of their own"),
         (["avut=/data", "a?"], "has questions of its own"),

@@ -54,6 +54,8 @@ class Terminal:
     def __init__(self, number: int) -> None:
         self._number = number
         self._text = ""
+        self.seen = ""
+        """All that was read until what was waited for last."""
 
     def type(self, text: str) -> None:
         os.write(self._number, text.encode())
@@ -67,6 +69,7 @@ class Terminal:
             if select.select([self._number], [], [], left)[0]:
                 read = os.read(self._number, 65536).decode(errors="replace")
                 self._text = _ESCAPES.sub("", self._text + read)
+        self.seen += self._text[: at + len(text)]
         self._text = self._text[at + len(text) :]
 
 
@@ -93,6 +96,7 @@ def test_at_a_terminal_one_asks_looks_and_leaves(repository: Path) -> None:
         terminal.type("What is it?\r")
         terminal.sees("] What is it?")
         terminal.sees("evidence ")
+        assert "WARNING" not in terminal.seen  # this terminal tells no place of its cursor
         terminal.type("/status\r")
         terminal.sees("answer.ttft")
         terminal.sees("\n> ")  # the line is drawn again: from here on keys are read as keys

@@ -10,6 +10,7 @@ import types
 import pytest
 import typer
 
+from clients.counted import counted
 from runtime import health
 from runtime.models import EMBEDDED_FOLDER, default_model
 from tests.clients.conftest import Omnidrop
@@ -19,6 +20,32 @@ def test_the_bare_command_shows_its_help(omnidrop: Omnidrop) -> None:
     ran = omnidrop()
     assert ran.code == 0
     assert all(name in ran.out for name in ("ask", "demo", "doctor", "bench"))
+
+
+def test_the_help_tells_of_every_command_in_a_whole_line(omnidrop: Omnidrop) -> None:
+    told = omnidrop("--help").out
+    assert "..." not in told.partition("Commands:")[2]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("evall",), "No such command 'evall'. Did you mean 'eval'? See omnidrop --help."),
+        (("hlep",), "No such command 'hlep'. Did you mean omnidrop --help?"),
+        (("ask", "demo", "hi"), "the source of that name is written with a colon: demo:"),
+        (("ask", "demo:", "hi", "-q", "-v"), "-q and -v say the opposite of each other"),
+    ],
+)
+def test_a_slip_of_the_pen_is_told_with_what_was_meant(
+    omnidrop: Omnidrop, words: tuple[str, ...], said: str
+) -> None:
+    ran = omnidrop(*words)
+    assert ran.code == 2
+    assert said in ran.err
+
+
+def test_one_is_not_told_as_many() -> None:
+    assert [counted(number, "clip") for number in (0, 1, 2)] == ["0 clips", "1 clip", "2 clips"]
 
 
 def test_the_version_is_that_of_the_package(

@@ -130,7 +130,7 @@ def test_a_policy_that_drops_nothing_is_one_cell_whatever_the_retention() -> Non
     ("grid", "named"),
     [
         ({"polices": ["omnidrop"]}, "did you mean 'policies'"),
-        ({"policies": ["best"]}, "policy is 'best'; allowed: "),
+        ({"policies": ["best"]}, "there is no policy 'best'; allowed: "),
         ({"retentions": [1.5]}, "retentions.0 = 1.5"),
         ({"depths": ["deep"]}, "depths"),
         ({"depths": ["auto"]}, "auto depends on the machine"),

@@ -119,7 +119,7 @@ def test_a_variant_with_a_schedule_of_its_own_has_no_retention() -> None:
 @pytest.mark.parametrize(
     ("grid", "named"),
     [
-        ({"variants": {"x": {"pruning": {"policy": "best"}}}}, "policy is 'best'"),
+        ({"variants": {"x": {"pruning": {"policy": "best"}}}}, "there is no policy 'best'"),
         ({"variants": {"x": {"pruning": {"wait": 1}}}}, "wait is no setting"),
         ({"baselines": ["random"]}, "'random' is not among the policies"),
         ({"split": "train"}, "split = 'train'"),

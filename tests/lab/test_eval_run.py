@@ -187,7 +187,7 @@ def test_the_command_writes_table_and_report(
         (["--retentions", "0"], "--retentions"),
         (["--depths", "deep"], "--depths"),
         (["--chunks", "4,x"], "--chunks"),
-        (["--policies", "best"], "policy is 'best'"),
+        (["--policies", "best"], "there is no policy 'best'"),
         (["--json", "nowhere/x.json"], "no folder"),
         (["--bogus"], "--bogus"),
     ],

@@ -277,6 +277,7 @@ def test_check_says_that_a_file_is_right_and_what_is_probably_not_meant(write):
 @pytest.mark.parametrize(
     ("values", "words"),
     [
+        ("# cameras:\n", "node.yaml holds no setting"),
         ({"mqtt": {"password_file": "${NOPE}/x"}}, "names the variable NOPE, which is not set"),
         ({"mqtt": {"password_file": "/no/such"}}, "mqtt.password_file = /no/such cannot be read"),
         ({"mqtt": {"host": "b", "tls": {"ca": "/no/such"}}}, "/no/such cannot be used"),
