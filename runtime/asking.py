@@ -123,10 +123,10 @@ def ask_source(
         name = config.model.model
         if name == TINY:
             yield Status("note", TINY_WARNING)
-        for note in filter(None, (note_on(name, question.text) for question in questions)):
-            yield Status("note", note)
         yield Status("model", f"loading {name}")
         model = load_model(config.model)
+        for note in filter(None, (note_on(name, question.text) for question in questions)):
+            yield Status("note", note)
         spec = model.spec
         yield Status("model", f"{name}: {spec.n_layers} layers, {spec.dtype} on {spec.device}")
         config, note = within_reach(config, model)
