@@ -13,6 +13,7 @@ import pytest
 
 from clients.mqtt.service import MqttService
 from tests.clients.mqtt.broker import Broker
+from tests.clients.mqtt.conftest import mqtt_config, serving
 from tests.clients.mqtt.fake_node import FakeNode
 from tests.conftest import REPOSITORY
 
@@ -61,7 +62,7 @@ async def test_the_client_prints_the_pieces_and_the_final(
         account, sys.executable, "-c", example("mqtt client"), "one two three"
     )
     assert (code, err) == (0, "")
-    assert out == "one two three \none two three (1 ms, evidence: [])\n"
+    assert out == "one two three \n(1 ms, evidence: [])\n"
 
 
 async def test_the_client_with_tls_is_told_of_a_mistake(
@@ -71,6 +72,20 @@ async def test_the_client_with_tls_is_told_of_a_mistake(
     code, _, err = await run({**account, **tls}, sys.executable, "-c", example("mqtt client"), " ")
     assert code == 1
     assert err.startswith("bad_request: ")
+
+
+async def test_the_client_asks_through_a_broker_that_takes_anybody(node: FakeNode, tmp_path: Path):
+    broker = Broker(tmp_path / "anybody", shipped=False)
+    broker.start()
+    try:
+        async with serving(node, mqtt_config(broker), tmp_path / "journal.db"):
+            port = {"MQTT_HOST": "127.0.0.1", "MQTT_PORT": str(broker.port)}
+            command = (sys.executable, "-c", example("mqtt client"), "one", "two")
+            code, out, err = await run({**os.environ, **port}, *command)
+    finally:
+        broker.stop()
+    assert (code, err) == (0, "")
+    assert out == "one two \n(1 ms, evidence: [])\n"
 
 
 def test_the_client_is_no_longer_than_40_lines():
@@ -85,5 +100,5 @@ async def test_the_line_for_the_shell_prints_the_one_answer(
     code, out, err = await run(account, "sh", "-c", command)
     assert (code, err) == (0, "")
     final = json.loads(out)
-    assert (final["type"], final["text"]) == ("final", "What is shown?")
+    assert (final["type"], final["text"]) == ("final", "What is shown now?")
     assert [camera for camera, _ in node.asked] == ["door"]
