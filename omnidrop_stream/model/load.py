@@ -27,6 +27,7 @@ from omnidrop_stream.model.quantised import check_weights, place
 from omnidrop_stream.model.qwen_omni import Engine, QwenOmni
 from omnidrop_stream.model.shapes import Shape, byte_tokenizer, random_quantised, random_thinker
 from omnidrop_stream.model.template import ChatTemplate
+from omnidrop_stream.model.threads import settle_threads
 from omnidrop_stream.model.watch_words import WatchTemplates, templates_of
 from omnidrop_stream.types import StreamKind
 
@@ -67,6 +68,10 @@ class ModelSettings(Protocol):
     @property
     def compile(self) -> bool:
         """Whether torch compiles the feed-forward networks."""
+
+    @property
+    def threads(self) -> int | Literal["auto"]:
+        """Of the processor, for one pass."""
 
 
 def _quiet(_: str) -> None:
@@ -193,6 +198,7 @@ def load_model(config: ModelSettings, progress: Progress = _quiet) -> QwenOmni:
         thinker = _read_thinker(folder, "auto", attention).eval()
         progress(f"quantising to {config.weights} on {device}")
         place(thinker, config.weights, device, dtype)
+    settle_threads(config.threads, thinker, device)
     tokenizer = _read_tokenizer(folder)
     _check_tokenizer(tokenizer, thinker)
     return QwenOmni(
