@@ -192,5 +192,8 @@ StallTimeout = Annotated[
 ]
 Wait = Annotated[
     bool | None,
-    typer.Option("--wait/--no-wait", help="Wait for a live source that is absent, or refuse it."),
+    typer.Option(
+        "--wait/--no-wait",
+        help="Wait for a live source that is absent at first, or refuse it (the default).",
+    ),
 ]
