@@ -29,14 +29,27 @@ ENDLESS = ("live", "demo:", "--model", "tiny", "--max-tokens", "6")
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b[=>]")
 
 
-def command(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "clients.cli", *arguments]
+OWNED = """
+import fcntl, os, sys, termios
+os.setsid()
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+"""
+"""Makes standard input the terminal of the process, as a shell's is: where keys are not read as
+keys, while something is printed, Ctrl-C comes as a signal.
+"""
 
 
 @contextmanager
-def started(repository: Path, *arguments: str, **streams: int) -> Iterator[subprocess.Popen[bytes]]:
+def started(
+    repository: Path, *arguments: str, owned: bool = False, **streams: int
+) -> Iterator[subprocess.Popen[bytes]]:
+    front = ["-c", OWNED] if owned else []
     process = subprocess.Popen(
-        command(*arguments), cwd=repository, env={**os.environ, "TERM": "xterm"}, **streams
+        [sys.executable, *front, "-m", "clients.cli", *arguments],
+        cwd=repository,
+        env={**os.environ, "TERM": "xterm"},
+        **streams,
     )
     try:
         yield process
@@ -83,7 +96,8 @@ def at_a_terminal(
         pytest.skip(f"no pseudo-terminal here ({error}). Mend it: mount -t devpts devpts /dev/pts")
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 100, 0, 0))
     try:
-        with started(repository, *arguments, stdin=theirs, stdout=theirs, stderr=theirs) as process:
+        ends = {"stdin": theirs, "stdout": theirs, "stderr": theirs}
+        with started(repository, *arguments, owned=True, **ends) as process:
             yield Terminal(mine), process
     finally:
         os.close(mine)

@@ -113,7 +113,7 @@ async def test_words_alone_or_settings_as_json_set_a_standing_question(
         (b"\xff\xfe", b"not UTF-8"),
         (b"x" * 20_000, b"20000 bytes; allowed: 16384"),
         (b"x" * 600, b"at most 500 characters"),
-        (b"  ", b"at least 1 character"),
+        (b"  ", b"give at least one character"),
         (b"[1]", b"an object is needed"),
         (b'{"text": "x", "threshold": NaN}', b"NaN is no JSON number"),
         (b'{"text": "x", "threshold": 1, "release": 2}', b"must be below threshold"),
