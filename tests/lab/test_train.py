@@ -9,10 +9,12 @@ import torch
 import yaml
 
 from omnidrop_stream.errors import ConfigError
+from omnidrop_stream.lab.train import state
 from omnidrop_stream.lab.train.__main__ import main
 from omnidrop_stream.lab.train.recipe import Recipe, Trainer, load_recipe
 from omnidrop_stream.lab.train.state import learning_rate
 from omnidrop_stream.lab.train.table import as_markdown, rows_of
+from omnidrop_stream.model.build import finished_thinker
 
 
 def miniature(work: Path, steps: int) -> dict[str, Any]:
@@ -69,6 +71,40 @@ def test_an_interrupted_run_ends_bit_equal_to_one_in_one_go(tmp_path: Path) -> N
     assert straight.keys() == resumed.keys()
     for name, value in straight.items():
         assert torch.equal(value, resumed[name]), name
+
+
+def test_the_command_in_slices_ends_as_in_one_go(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    straight = weights_of(Recipe.model_validate(miniature(tmp_path / "whole", 2)))
+    values, path = miniature(tmp_path / "parts", 2), tmp_path / "parts.yaml"
+    path.write_text(yaml.safe_dump(values))
+    written = tmp_path / "parts" / "out" / "built.json"
+    slices = 0
+    while not written.exists():
+        assert main([str(path), "--minutes", "0"]) == 0
+        slices += 1
+        assert slices < 20
+    assert capsys.readouterr().out.count("paused after 0 minutes") == slices - 1 >= 5
+    last = finished_thinker(tmp_path / "parts" / "out").state_dict()
+    assert all(torch.equal(value, last[name]) for name, value in straight.items())
+
+
+def test_a_state_is_kept_in_pieces_and_replaced_as_a_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(state, "PIECE_BYTES", 1000)
+    files = state.StageFiles(tmp_path, "real")
+    assert files.load() is None
+    for value in (1.0, 2.0):
+        files.save({"params": torch.full((500,), value), "step": 3})
+    sizes = [path.stat().st_size for path in tmp_path.glob("real.????????.*")]
+    assert max(sizes) <= 1000
+    assert len(sizes) == len(json.loads(files.path.read_text())) > 2
+    (tmp_path / "real.deadbeef.0").write_bytes(b"of a save that was interrupted")
+    found = files.load()
+    assert found is not None
+    assert found["params"].tolist() == [2.0] * 500
 
 
 def test_a_finished_checkpoint_is_grown_and_taught_again(tmp_path: Path) -> None:

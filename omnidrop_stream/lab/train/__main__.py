@@ -4,6 +4,8 @@ resuming where it stopped.
 
 from __future__ import annotations
 
+import argparse
+import math
 import sys
 from pathlib import Path
 
@@ -17,11 +19,17 @@ def _report(line: str) -> None:
 
 def main(arguments: list[str]) -> int:
     """Run the recipe named on the command line; the exit code."""
-    if len(arguments) != 1:
-        sys.stderr.write("usage: python -m omnidrop_stream.lab.train RECIPE.yaml\n")
-        return 2
+    parser = argparse.ArgumentParser(prog="python -m omnidrop_stream.lab.train")
+    parser.add_argument("recipe", type=Path, metavar="RECIPE.yaml")
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        default=math.inf,
+        help="stop at the first save after so long; the same command goes on",
+    )
+    given = parser.parse_args(arguments)
     try:
-        run_recipe(Path(arguments[0]), _report)
+        run_recipe(given.recipe, _report, given.minutes)
     except ConfigError as error:
         sys.stderr.write(f"{error}\n")
         return 2

@@ -5,6 +5,8 @@ resumable.
 from __future__ import annotations
 
 import json
+import math
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -24,7 +26,7 @@ from omnidrop_stream.lab.train.library import FeatureSource, Library, build_libr
 from omnidrop_stream.lab.train.look import LookSettings, train_looking
 from omnidrop_stream.lab.train.mimetic import mimetic_start
 from omnidrop_stream.lab.train.neighbours import Neighbours
-from omnidrop_stream.lab.train.state import StageFiles
+from omnidrop_stream.lab.train.state import Paused, StageFiles
 from omnidrop_stream.lab.train.symbols import Symbols, SymbolSource
 from omnidrop_stream.model.build import (
     build_thinker,
@@ -183,8 +185,9 @@ def thinker_of(m: ModelShape, layers: int, tokenizer: Any, seed: int) -> Any:
 class Trainer:
     """Holds the model while the stages run."""
 
-    def __init__(self, recipe: Recipe) -> None:
-        self.recipe = recipe
+    def __init__(self, recipe: Recipe, until_s: float = math.inf) -> None:
+        """until_s: monotonic seconds from which a save ends the run (`state.Paused`)."""
+        self.recipe, self.until_s = recipe, until_s
         self.tokenizer = build_tokenizer(text_corpus())
         self.writer = QuestionWriter(self.tokenizer)
         self.generator = torch.Generator().manual_seed(recipe.seed)
@@ -300,13 +303,19 @@ class Trainer:
         new.audio_tower, new.visual = old.model.audio_tower, old.model.visual
 
     def _files(self, name: str) -> StageFiles:
-        return StageFiles(self.recipe.work, name)
+        return StageFiles(self.recipe.work, name, self.until_s)
 
 
-def run_recipe(path: Path, report: Callable[[str], None]) -> None:
-    """Train from a recipe file, from wherever an earlier run stopped."""
+def run_recipe(path: Path, report: Callable[[str], None], minutes: float = math.inf) -> None:
+    """Train from a recipe file, from wherever an earlier run stopped; at most so long, and until
+    the next save.
+    """
     recipe = load_recipe(path)
     torch.set_num_threads(recipe.threads)
     report(f"training into {recipe.work}; the checkpoint goes to {recipe.out}")
-    Trainer(recipe).run()
+    try:
+        Trainer(recipe, time.monotonic() + 60 * minutes).run()
+    except Paused:
+        report(f"paused after {minutes:g} minutes, all saved: the same command goes on")
+        return
     report(f"wrote {recipe.out}")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
+import math
 import os
 import sys
 import time
@@ -12,31 +15,56 @@ from typing import Any
 
 import torch
 
+PIECE_BYTES = 12_000_000
+"""What a machine that is lent for minutes may hand back in one file."""
+
+
+class Paused(Exception):
+    """The time is up, and all is saved: the same command goes on from there."""
+
 
 class StageFiles:
-    """Where one stage keeps its state (`<name>.pt`, replaced atomically) and its log
-    (`log.jsonl`).
+    """Where one stage keeps its state and its log (`log.jsonl`).
+
+    The state is in pieces of at most 12 MB, `<name>.<what>.0` and on, and `<name>.json` says which;
+    it is replaced as a whole: an interruption leaves the old one.
     """
 
-    def __init__(self, folder: Path, name: str) -> None:
+    def __init__(self, folder: Path, name: str, until_s: float = math.inf) -> None:
+        """until_s: monotonic seconds from which a save ends the run."""
         folder.mkdir(parents=True, exist_ok=True)
         self.name = name
-        self.path = folder / f"{name}.pt"
+        self.path = folder / f"{name}.json"
         self.log_path = folder / "log.jsonl"
-        self._began = time.monotonic()
+        self._began, self._until_s = time.monotonic(), until_s
 
     def load(self) -> dict[str, Any] | None:
         """The saved state, or None at the beginning."""
         if not self.path.exists():
             return None
-        state: dict[str, Any] = torch.load(self.path, weights_only=True)
+        pieces = json.loads(self.path.read_text(encoding="utf-8"))
+        whole = b"".join((self.path.parent / piece).read_bytes() for piece in pieces)
+        state: dict[str, Any] = torch.load(io.BytesIO(whole), weights_only=True)
         return state
 
     def save(self, state: Mapping[str, Any]) -> None:
-        """Replace the saved state; an interruption leaves the old one."""
+        """Replace the saved state. Raises Paused, all saved, where the time is up."""
+        buffer = io.BytesIO()
+        torch.save(dict(state), buffer)
+        whole = buffer.getvalue()
+        what = hashlib.sha256(whole).hexdigest()[:8]
+        starts = range(0, len(whole), PIECE_BYTES)
+        pieces = [f"{self.name}.{what}.{number}" for number in range(len(starts))]
+        for piece, start in zip(pieces, starts, strict=True):
+            (self.path.parent / piece).write_bytes(whole[start : start + PIECE_BYTES])
         part = self.path.with_suffix(".part")
-        torch.save(dict(state), part)
+        part.write_text(json.dumps(pieces), encoding="utf-8")
         os.replace(part, self.path)
+        for old in self.path.parent.glob(f"{self.name}.{'?' * 8}.*"):
+            if old.name not in pieces:
+                old.unlink()
+        if time.monotonic() >= self._until_s:
+            raise Paused
 
     def log(self, step: int, **values: Any) -> None:
         """Add one line to the log and show it."""
