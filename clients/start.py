@@ -40,6 +40,7 @@ def main() -> int:
         _interrupted()
     if code == INTERRUPTED:
         _leave(code)
+    _give_up_unwritten()
     if ours:
         signal.signal(signal.SIGINT, lambda *_: os._exit(code))  # taking torch down takes seconds
     return code
@@ -53,6 +54,18 @@ def _leave(code: int) -> NoReturn:
         except (OSError, ValueError):
             continue
     os._exit(code)
+
+
+def _give_up_unwritten() -> None:
+    """What a full or closed place did not take, and has been told of, goes nowhere: Python's own
+    last try would end the process with 120.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            if not stream.closed:
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _interrupted(number: int = signal.SIGINT, frame: FrameType | None = None) -> NoReturn:

@@ -19,7 +19,8 @@ ASK = '-m clients.cli ask missing.mp4 "What?"'
 
 
 def shell(repository: Path, words: str) -> Ran:
-    """Python with ``words``, which a shell reads."""
+    """Python with ``words``, which a shell reads; its output buffered, as it is by default."""
+    default = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     done = subprocess.run(
         f'exec "{sys.executable}" {words}',
         shell=True,
@@ -30,7 +31,7 @@ def shell(repository: Path, words: str) -> Ran:
         timeout=100,
         check=False,
         stdin=subprocess.DEVNULL,
-        env=os.environ,
+        env=default,
     )
     return Ran(done.returncode, done.stdout, done.stderr)
 
