@@ -112,7 +112,11 @@ class PretendedDevice(TorchDispatchMode):
         back = name in ("to", "_to_copy") and not target
         back |= name == "copy_" and not isinstance(tensors[0], There)
         truths = name.startswith("index") and any(t.dtype == torch.bool for t in indices)
-        if there and (back or truths or name in _WAITS):
+        # An index from here is sent first, from memory that nobody pinned.
+        sent_first = name.startswith("index") and any(
+            t.dim() and not isinstance(t, There) for t in indices
+        )
+        if there and (back or truths or sent_first or name in _WAITS):
             self.waited(name)
 
     def waited(self, name: str) -> None:

@@ -161,4 +161,5 @@ def test_the_pretended_device_sees_who_waits():
         assert there.to(HERE).tolist() == [1.0, 0.0]
         assert int(there.argmax()) == 0
         assert there[there > 0].shape == (1,)
-        assert device.waits.total() == 5
+        assert there[torch.tensor([0])].shape == (1,)  # an index from here
+        assert device.waits.total() == 6
