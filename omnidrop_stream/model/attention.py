@@ -1,11 +1,39 @@
 """Causal attention of the newest rows over everything before them. One way in, torch's own kernels
-behind it.
+behind it, or where it is asked for flash attention's (``model/varlen.py``).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Protocol
+
 import torch
 import torch.nn.functional as F
+
+Qkv = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+"""Queries [H, n, hd], keys and values [H_kv, N, hd], of which the last n belong to the queries."""
+
+
+class Attention(Protocol):
+    """How a model attends."""
+
+    def of(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        """`causal_attention`."""
+
+    def of_each(self, several: Sequence[Qkv]) -> list[torch.Tensor]:
+        """`of` for each of several, none of which sees another's keys."""
+
+
+class TorchAttention:
+    """By torch's kernels, one after the other."""
+
+    def of(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        """See `Attention`."""
+        return causal_attention(q, k, v)
+
+    def of_each(self, several: Sequence[Qkv]) -> list[torch.Tensor]:
+        """See `Attention`."""
+        return [causal_attention(*one) for one in several]
 
 
 def causal_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:

@@ -14,7 +14,7 @@ from typing import Protocol
 import torch
 from torch import nn
 
-from omnidrop_stream.model.attention import causal_attention
+from omnidrop_stream.model.attention import Attention, TorchAttention
 from omnidrop_stream.model.compiled import feed_of
 from omnidrop_stream.model.rope import Rotary, rotate
 
@@ -63,12 +63,15 @@ class Decoder:
         head: nn.Linear,
         rotary: Rotary,
         compiled: bool = False,
+        attention: Attention | None = None,
     ) -> None:
+        """attention: None for torch's own kernels."""
         self.layers = layers
         self.embed = embed
         self.norm = norm
         self.head = head
         self.rotary = rotary
+        self.attention = attention or TorchAttention()
         self._feed = feed_of(compiled)
 
     @property
@@ -122,7 +125,7 @@ class Decoder:
         new = self.project(layer, hidden, angles)
         keys = torch.cat([past_keys, rotate(new.k, angles)], dim=1)
         values = torch.cat([past_values, new.v], dim=1)
-        hidden = self.finish(layer, hidden, causal_attention(new.q, keys, values))
+        hidden = self.finish(layer, hidden, self.attention.of(new.q, keys, values))
         return hidden, new.k, new.v
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:

@@ -8,6 +8,7 @@ import torch
 
 from omnidrop_stream.cache import HiddenArena, HiddenRows, Paged, RowShape, Segment, lease
 from omnidrop_stream.model.base import ExtendRequest, ModelSpec, Prompt, Question, States
+from omnidrop_stream.model.batch import Rows
 from omnidrop_stream.model.decoder import Decoder
 from omnidrop_stream.model.fast_prefill import FastPrefill
 from omnidrop_stream.model.fork import Fork, Read
@@ -53,6 +54,11 @@ class FastRunning:
             out, lse = partial_attention(piece.q, piece.k, piece.v)
             parts.append((out.reshape(q.shape), lse.reshape(q.shape[:2])))
         return merge([out for out, _ in parts], [lse for _, lse in parts])
+
+    @staticmethod
+    def attend_each(layer: int, several: Sequence[Rows]) -> list[torch.Tensor]:
+        """See `Running.attend_each`: one after the other, where each one's keys lie."""
+        return [one.attend(layer, *states) for one, *states in several]
 
     def states(self) -> States:
         """What came out, after the last layer."""

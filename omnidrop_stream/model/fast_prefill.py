@@ -18,7 +18,6 @@ from collections.abc import Sequence
 import torch
 
 from omnidrop_stream.cache import Segment, joined
-from omnidrop_stream.model.attention import causal_attention
 from omnidrop_stream.model.base import ModelSpec, Prompt, Question
 from omnidrop_stream.model.decoder import Decoder, Projected
 from omnidrop_stream.model.fork import Fork, LayerStore, Read
@@ -98,7 +97,7 @@ class FastPrefill(PrunedPrefill):
         keys, values, filled = self._filled(layer, rotate(new.k, angles), new.v)
         self._stores.append(LayerStore.over(keys, values, filled, ()))
         keys, values = keys[:, :filled], values[:, :filled]
-        self._finish(layer, rows, causal_attention(new.q, keys, values))
+        self._finish(layer, rows, self._decoder.attention.of(new.q, keys, values))
         return self._score(layer, new, keys, n, leaving)
 
     def _entering_block(self) -> torch.Tensor:

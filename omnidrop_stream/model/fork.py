@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from omnidrop_stream.cache import tensor_bytes
-from omnidrop_stream.model.attention import causal_attention
+from omnidrop_stream.model.attention import Attention
 from omnidrop_stream.model.partial import Piece, attend, grouped
 from omnidrop_stream.model.rope import rotate
 
@@ -74,13 +74,20 @@ class LayerStore:
         self._count += 1
         return self._keys[:, : self._count], self._values[:, : self._count]
 
-    def attend(self, q: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    @property
+    def alone(self) -> bool:
+        """Whether all that the layer sees is held here."""
+        return not self._reads
+
+    def attend(
+        self, attention: Attention, q: torch.Tensor, key: torch.Tensor, value: torch.Tensor
+    ) -> torch.Tensor:
         """Add one position and attend with its rotated query [H, 1, hd] to all that the layer sees:
         [H, 1, hd].
         """
         keys, values = self.append(key, value)
-        if not self._reads:
-            return causal_attention(q, keys, values)
+        if self.alone:
+            return attention.of(q, keys, values)
         own = Piece(grouped(q, keys.shape[0]), keys, values)
         out, _ = attend([own, *(read.piece(q) for read in self._reads)])
         return out.reshape(q.shape)
@@ -101,6 +108,18 @@ class LayerStore:
         """Bytes allocated, and those read in the trunk, which it pins."""
         pinned = sum(read.nbytes for read in self._reads)
         return tensor_bytes(self._keys, self._values) + pinned
+
+
+def attend_stores(
+    attention: Attention,
+    several: Sequence[tuple[LayerStore, torch.Tensor, torch.Tensor, torch.Tensor]],
+) -> list[torch.Tensor]:
+    """`LayerStore.attend` for one layer's stores of several answers: store, query, key, value of
+    each.
+    """
+    if all(store.alone for store, *_ in several):
+        return attention.of_each([(q, *store.append(k, v)) for store, q, k, v in several])
+    return [store.attend(attention, q, k, v) for store, q, k, v in several]
 
 
 @dataclass(slots=True)

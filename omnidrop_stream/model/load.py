@@ -28,6 +28,7 @@ from omnidrop_stream.model.qwen_omni import Engine, QwenOmni
 from omnidrop_stream.model.shapes import Shape, byte_tokenizer, random_quantised, random_thinker
 from omnidrop_stream.model.template import ChatTemplate
 from omnidrop_stream.model.threads import settle_threads
+from omnidrop_stream.model.varlen import VarlenAttention, flash_kernel
 from omnidrop_stream.model.watch_words import WatchTemplates, templates_of
 from omnidrop_stream.types import StreamKind
 
@@ -107,22 +108,23 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
     return {"bf16": torch.bfloat16, "fp32": torch.float32}[name]
 
 
-def pick_attention(name: str, device: torch.device) -> str:
-    """The towers' attention in transformers' words; our own decoder loop uses torch's kernels
-    everywhere.
-    """
+def pick_attention(name: str, device: torch.device, dtype: torch.dtype) -> VarlenAttention | None:
+    """The decoder's attention; None for torch's own kernels."""
     if name in ("auto", "sdpa"):
-        return "sdpa"
+        return None
     if device.type != "cuda":
         raise ConfigError("attention = 'flash' needs a CUDA device; use sdpa or auto on a CPU")
+    if dtype != torch.bfloat16:
+        raise ConfigError(
+            "attention = 'flash' computes in bf16 alone; set dtype to bf16 or auto, or use sdpa"
+        )
     try:
-        import flash_attn  # noqa: F401
+        return VarlenAttention(flash_kernel())
     except ImportError:
         raise MissingDependency(
             "attention = 'flash' needs the flash-attn package: pip install "
             "'omnidrop-stream[cuda]', or use sdpa"
         ) from None
-    return "flash_attention_2"
 
 
 def checkpoint_folder(model: str, progress: Progress = _quiet) -> Path:
@@ -181,7 +183,8 @@ def load_model(config: ModelSettings, progress: Progress = _quiet) -> QwenOmni:
     bound_kernel_caches()
     device = pick_device(config.device)
     dtype = pick_dtype(config.dtype, device)
-    attention = pick_attention(config.attention, device)
+    attention = pick_attention(config.attention, device, dtype)
+    towers = "sdpa" if attention is None else "flash_attention_2"
     check_weights(config.weights, device, dtype)
     if config.compile:
         check_compiler(device)
@@ -190,12 +193,12 @@ def load_model(config: ModelSettings, progress: Progress = _quiet) -> QwenOmni:
     _check_shards(folder)
     progress(f"loading {config.model}")
     if config.weights == "auto":
-        thinker = _read_thinker(folder, dtype, attention)
+        thinker = _read_thinker(folder, dtype, towers)
         progress(f"moving to {device}")
         thinker.to(device).eval()
     else:
         # As the checkpoint has them: nothing is copied until a layer's turn comes.
-        thinker = _read_thinker(folder, "auto", attention).eval()
+        thinker = _read_thinker(folder, "auto", towers).eval()
         progress(f"quantising to {config.weights} on {device}")
         place(thinker, config.weights, device, dtype)
     settle_threads(config.threads, thinker, device)
@@ -214,6 +217,7 @@ def load_model(config: ModelSettings, progress: Progress = _quiet) -> QwenOmni:
             config.compile,
         ),
         pick_engine(config.engine, device),
+        attention,
     )
 
 
@@ -224,6 +228,7 @@ def random_model(name: str, shape: Shape, config: ModelSettings, seed: int = 0) 
     bound_kernel_caches()
     device = pick_device(config.device)
     dtype = pick_dtype(config.dtype, device)
+    attention = pick_attention(config.attention, device, dtype)  # its towers keep torch's kernels
     check_weights(config.weights, device, dtype)
     if config.compile:
         check_compiler(device)
@@ -235,7 +240,7 @@ def random_model(name: str, shape: Shape, config: ModelSettings, seed: int = 0) 
         thinker = random_quantised(*sizes, config.weights)
     pixels = PixelSettings(max_tokens=shape.image_tokens)
     spec = _spec(name, thinker, tokenizer, pixels, weights=config.weights, compiled=config.compile)
-    return QwenOmni(thinker, tokenizer, spec, pick_engine(config.engine, device))
+    return QwenOmni(thinker, tokenizer, spec, pick_engine(config.engine, device), attention)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -17,7 +17,6 @@ import torch
 
 from omnidrop_stream.cache import Segment, largest_id
 from omnidrop_stream.method import audio_guided_importance, query_importance
-from omnidrop_stream.model.attention import causal_attention
 from omnidrop_stream.model.base import ModelSpec, Prompt, Question
 from omnidrop_stream.model.decoder import Angles, Decoder, Projected
 from omnidrop_stream.model.fork import Fork, LayerStore
@@ -208,7 +207,7 @@ class PrunedPrefill:
         new = decoder.project(layer, rows, angles)
         keys = torch.cat([past_keys, rotate(new.k, angles)], dim=1)
         values = torch.cat([past_values, new.v], dim=1)
-        self._finish(layer, rows, causal_attention(new.q, keys, values))
+        self._finish(layer, rows, decoder.attention.of(new.q, keys, values))
         return new, keys, values
 
     def _finish(self, layer: int, rows: torch.Tensor, attended: torch.Tensor) -> None:

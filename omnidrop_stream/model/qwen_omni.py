@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 
 from omnidrop_stream.cache import Segment
-from omnidrop_stream.model.attention import causal_attention
+from omnidrop_stream.model.attention import Attention
 from omnidrop_stream.model.base import (
     LOOSE,
     DecodeRequest,
@@ -45,8 +45,14 @@ class QwenOmni:
     """
 
     def __init__(
-        self, thinker: Any, tokenizer: Tokenizer, spec: ModelSpec, engine: Engine = "plain"
+        self,
+        thinker: Any,
+        tokenizer: Tokenizer,
+        spec: ModelSpec,
+        engine: Engine = "plain",
+        attention: Attention | None = None,
     ) -> None:
+        """attention: the decoder's; None for torch's own kernels."""
         self._thinker = thinker
         self._tokenizer = tokenizer
         self._spec = spec
@@ -64,6 +70,7 @@ class QwenOmni:
                 float(rotary.attention_scaling),
             ),
             compiled=spec.compiled,
+            attention=attention,
         )
         self._fast = FastEngine(self._decoder, spec) if engine == "fast" else None
         self._towers = Towers(parts.audio, parts.visual, spec.pixels, parts.audio.num_mel_bins)
@@ -85,7 +92,12 @@ class QwenOmni:
 
     def with_engine(self, engine: Engine) -> QwenOmni:
         """The same weights under another engine."""
-        return QwenOmni(self._thinker, self._tokenizer, self._spec, engine)
+        attention = self._decoder.attention
+        return QwenOmni(self._thinker, self._tokenizer, self._spec, engine, attention)
+
+    def with_attention(self, attention: Attention) -> QwenOmni:
+        """The same weights, attending another way."""
+        return QwenOmni(self._thinker, self._tokenizer, self._spec, self.engine, attention)
 
     @property
     def thinker(self) -> Any:
@@ -121,7 +133,7 @@ class QwenOmni:
         keys, values = [], []
         for layer in range(decoder.n_layers):
             new = decoder.project(layer, hidden, angles)
-            attended = causal_attention(new.q, rotate(new.k, angles), new.v)
+            attended = decoder.attention.of(new.q, rotate(new.k, angles), new.v)
             hidden = decoder.finish(layer, hidden, attended)
             keys.append(new.k)
             values.append(new.v)
@@ -200,7 +212,8 @@ class QwenOmni:
         hidden = decoder.embed(torch.tensor([token], device=decoder.device))
         for layer, store in enumerate(fork.layers):
             new = decoder.project(layer, hidden, angles)
-            attended = store.attend(new.q, rotate(new.k, angles), new.v)
+            rotated = rotate(new.k, angles)
+            attended = store.attend(decoder.attention, new.q, rotated, new.v)
             hidden = decoder.finish(layer, hidden, attended)
         fork.next_position += 1
         fork.logits = decoder.logits(hidden)
