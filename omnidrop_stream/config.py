@@ -44,6 +44,10 @@ class ModelConfig(_Section):
     """Whether torch compiles the decoder's feed-forward networks; it needs a compiler, and minutes
     at the first chunk. On a processor it does not pay.
     """
+    graphs: bool = False
+    """Whether an answer's steps are recorded once and replayed, as CUDA graphs; for a CUDA device
+    alone, where nobody has measured it yet.
+    """
     threads: Annotated[int, Field(ge=1, le=1024)] | Literal["auto"] = "auto"
     """Of the processor, for one pass. auto: one for small models (``model/threads.py``), else
     torch's own choice, which the environment's ``OMP_NUM_THREADS`` sets.

@@ -11,7 +11,7 @@ from typing import Any
 
 from omnidrop_stream.config import Config
 from omnidrop_stream.lab.bench_cost import conditions
-from omnidrop_stream.model.load import pick_device
+from omnidrop_stream.model.pick import pick_device
 from omnidrop_stream.types import Answer, Delta
 from runtime.host import ModelHost
 from runtime.session import StreamSession

@@ -29,7 +29,7 @@ from omnidrop_stream.config import Config, DepthName, merged
 from omnidrop_stream.errors import OmniDropError
 from omnidrop_stream.lab.bench_cost import conditions
 from omnidrop_stream.model.base import OmniModel
-from omnidrop_stream.model.load import pick_device
+from omnidrop_stream.model.pick import pick_device
 from omnidrop_stream.stream import OmniStream
 from omnidrop_stream.types import CHUNK_SECONDS
 from runtime.asking import within_reach

@@ -146,6 +146,5 @@ def decode_batch(decoder: Decoder, requests: Sequence[DecodeRequest]) -> list[to
     logits: torch.Tensor = decoder.head(decoder.norm(hidden))
     found = list(logits.float())
     for fork, own_logits in zip(forks, found, strict=True):
-        fork.next_position += 1
-        fork.logits = own_logits
+        fork.advance(own_logits)
     return found

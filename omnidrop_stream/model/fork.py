@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -63,15 +63,37 @@ class LayerStore:
         store._keys, store._values, store._count, store._reads = keys, values, count, reads
         return store
 
+    @property
+    def count(self) -> int:
+        """Positions filled."""
+        return self._count
+
+    @property
+    def reads(self) -> Sequence[Read]:
+        """What the layer sees beside what is held here."""
+        return self._reads
+
+    def room(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """All keys and values [H_kv, capacity, hd]; those not filled yet are zeros from now on."""
+        for held in (self._keys, self._values):
+            held[:, self._count :].zero_()
+        return self._keys, self._values
+
+    def advance(self) -> None:
+        """One position more is filled, by who has the `room`; raises IndexError where there is
+        none.
+        """
+        if self._count == self._keys.shape[1]:
+            raise IndexError(f"the answer's store is full at {self._count} positions")
+        self._count += 1
+
     def append(self, key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Add one position [H_kv, 1, hd] and return everything held (views, valid until the next
         append).
         """
-        if self._count == self._keys.shape[1]:
-            raise IndexError(f"the answer's store is full at {self._count} positions")
-        self._keys[:, self._count] = key[:, 0]
-        self._values[:, self._count] = value[:, 0]
-        self._count += 1
+        self.advance()
+        self._keys[:, self._count - 1] = key[:, 0]
+        self._values[:, self._count - 1] = value[:, 0]
         return self._keys[:, : self._count], self._values[:, : self._count]
 
     @property
@@ -134,6 +156,18 @@ class Fork:
     entering_audio: list[int]
     evidence: torch.Tensor
     """f32 [n0]: guidance score before any diversity term, summed over layers >= L/2."""
+    steps: int = 0
+    """Tokens decoded."""
+    recorded: Callable[[int, int], torch.Tensor] | None = None
+    """The step as one launch (``model/graphs.py``), once there is one: token and its position ->
+    logits.
+    """
+
+    def advance(self, logits: torch.Tensor) -> None:
+        """A token was decoded; f32 [vocabulary] of the next."""
+        self.next_position += 1
+        self.steps += 1
+        self.logits = logits
 
     @torch.inference_mode()
     def forget_block(self, first: int) -> None:

@@ -17,18 +17,24 @@ from safetensors import SafetensorError, safe_open
 from transformers import AutoTokenizer, Qwen2_5OmniThinkerForConditionalGeneration
 from transformers.utils import logging as hf_logging
 
-from omnidrop_stream.errors import ConfigError, MissingDependency, ModelMismatch, ModelNotFound
+from omnidrop_stream.errors import ModelMismatch, ModelNotFound
 from omnidrop_stream.model.base import ModelSpec
 from omnidrop_stream.model.compiled import check_compiler
 from omnidrop_stream.model.kernels import bound_kernel_caches
 from omnidrop_stream.model.parts import parts_of
+from omnidrop_stream.model.pick import (
+    pick_attention,
+    pick_capture,
+    pick_device,
+    pick_dtype,
+    pick_engine,
+)
 from omnidrop_stream.model.pixels import CLIP_MEAN, CLIP_STD, PixelSettings
 from omnidrop_stream.model.quantised import check_weights, place
 from omnidrop_stream.model.qwen_omni import Engine, QwenOmni
 from omnidrop_stream.model.shapes import Shape, byte_tokenizer, random_quantised, random_thinker
 from omnidrop_stream.model.template import ChatTemplate
 from omnidrop_stream.model.threads import settle_threads
-from omnidrop_stream.model.varlen import VarlenAttention, flash_kernel
 from omnidrop_stream.model.watch_words import WatchTemplates, templates_of
 from omnidrop_stream.types import StreamKind
 
@@ -71,60 +77,16 @@ class ModelSettings(Protocol):
         """Whether torch compiles the feed-forward networks."""
 
     @property
+    def graphs(self) -> bool:
+        """Whether an answer's steps are recorded as CUDA graphs."""
+
+    @property
     def threads(self) -> int | Literal["auto"]:
         """Of the processor, for one pass."""
 
 
 def _quiet(_: str) -> None:
     return None
-
-
-def pick_engine(name: Engine | Literal["auto"], device: torch.device) -> Engine:
-    """``auto`` as an engine: fast where it was measured."""
-    if name == "auto":
-        return "fast" if device.type == "cpu" else "plain"
-    return name
-
-
-def pick_device(name: str) -> torch.device:
-    """``auto``, ``cpu`` or ``cuda[:n]`` as a device; raises ConfigError where it is not there."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    device = torch.device(name)
-    if device.type == "cuda" and (
-        not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()
-    ):
-        raise ConfigError(
-            f"device = {name!r} is not there: torch sees {torch.cuda.device_count()} CUDA devices; "
-            "use --device cpu or auto, or install a CUDA build of torch"
-        )
-    return device
-
-
-def pick_dtype(name: str, device: torch.device) -> torch.dtype:
-    """``auto`` is bf16 on CUDA and fp32 on a CPU."""
-    if name == "auto":
-        return torch.bfloat16 if device.type == "cuda" else torch.float32
-    return {"bf16": torch.bfloat16, "fp32": torch.float32}[name]
-
-
-def pick_attention(name: str, device: torch.device, dtype: torch.dtype) -> VarlenAttention | None:
-    """The decoder's attention; None for torch's own kernels."""
-    if name in ("auto", "sdpa"):
-        return None
-    if device.type != "cuda":
-        raise ConfigError("attention = 'flash' needs a CUDA device; use sdpa or auto on a CPU")
-    if dtype != torch.bfloat16:
-        raise ConfigError(
-            "attention = 'flash' computes in bf16 alone; set dtype to bf16 or auto, or use sdpa"
-        )
-    try:
-        return VarlenAttention(flash_kernel())
-    except ImportError:
-        raise MissingDependency(
-            "attention = 'flash' needs the flash-attn package: pip install "
-            "'omnidrop-stream[cuda]', or use sdpa"
-        ) from None
 
 
 def checkpoint_folder(model: str, progress: Progress = _quiet) -> Path:
@@ -185,6 +147,7 @@ def load_model(config: ModelSettings, progress: Progress = _quiet) -> QwenOmni:
     dtype = pick_dtype(config.dtype, device)
     attention = pick_attention(config.attention, device, dtype)
     towers = "sdpa" if attention is None else "flash_attention_2"
+    capture = pick_capture(config.graphs, device)
     check_weights(config.weights, device, dtype)
     if config.compile:
         check_compiler(device)
@@ -218,6 +181,7 @@ def load_model(config: ModelSettings, progress: Progress = _quiet) -> QwenOmni:
         ),
         pick_engine(config.engine, device),
         attention,
+        capture,
     )
 
 
@@ -229,6 +193,7 @@ def random_model(name: str, shape: Shape, config: ModelSettings, seed: int = 0) 
     device = pick_device(config.device)
     dtype = pick_dtype(config.dtype, device)
     attention = pick_attention(config.attention, device, dtype)  # its towers keep torch's kernels
+    capture = pick_capture(config.graphs, device)
     check_weights(config.weights, device, dtype)
     if config.compile:
         check_compiler(device)
@@ -240,7 +205,8 @@ def random_model(name: str, shape: Shape, config: ModelSettings, seed: int = 0) 
         thinker = random_quantised(*sizes, config.weights)
     pixels = PixelSettings(max_tokens=shape.image_tokens)
     spec = _spec(name, thinker, tokenizer, pixels, weights=config.weights, compiled=config.compile)
-    return QwenOmni(thinker, tokenizer, spec, pick_engine(config.engine, device), attention)
+    engine = pick_engine(config.engine, device)
+    return QwenOmni(thinker, tokenizer, spec, engine, attention, capture)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from omnidrop_stream.model.batch import PlainRunning, Running, decode_batch, ext
 from omnidrop_stream.model.decoder import Decoder
 from omnidrop_stream.model.fast import FastEngine, FastRunning
 from omnidrop_stream.model.fork import Fork
+from omnidrop_stream.model.graphs import EAGER_STEPS, Capture, RecordedStep
 from omnidrop_stream.model.parts import parts_of
 from omnidrop_stream.model.prefill import PrunedPrefill, Trunk
 from omnidrop_stream.model.rope import Rotary, block_positions, rotate, text_positions
@@ -51,8 +52,12 @@ class QwenOmni:
         spec: ModelSpec,
         engine: Engine = "plain",
         attention: Attention | None = None,
+        capture: Capture | None = None,
     ) -> None:
-        """attention: the decoder's; None for torch's own kernels."""
+        """attention: the decoder's; None for torch's own kernels. capture: records an answer's
+        steps (``model/graphs.py``); None: they are launched kernel by kernel.
+        """
+        self._capture = capture
         self._thinker = thinker
         self._tokenizer = tokenizer
         self._spec = spec
@@ -92,12 +97,18 @@ class QwenOmni:
 
     def with_engine(self, engine: Engine) -> QwenOmni:
         """The same weights under another engine."""
-        attention = self._decoder.attention
-        return QwenOmni(self._thinker, self._tokenizer, self._spec, engine, attention)
+        attention, capture = self._decoder.attention, self._capture
+        return QwenOmni(self._thinker, self._tokenizer, self._spec, engine, attention, capture)
 
     def with_attention(self, attention: Attention) -> QwenOmni:
         """The same weights, attending another way."""
-        return QwenOmni(self._thinker, self._tokenizer, self._spec, self.engine, attention)
+        made = (self._thinker, self._tokenizer, self._spec, self.engine)
+        return QwenOmni(*made, attention, self._capture)
+
+    def with_capture(self, capture: Capture) -> QwenOmni:
+        """The same weights, an answer's steps recorded."""
+        made = (self._thinker, self._tokenizer, self._spec, self.engine)
+        return QwenOmni(*made, self._decoder.attention, capture)
 
     @property
     def thinker(self) -> Any:
@@ -208,6 +219,11 @@ class QwenOmni:
     def decode_step(self, fork: Fork, token: int) -> torch.Tensor:
         """Append one token to the answer: logits f32 [vocabulary] of the next. Mutates ``fork``."""
         decoder = self._decoder
+        if self._capture is not None and fork.recorded is None and fork.steps >= EAGER_STEPS:
+            fork.recorded = RecordedStep(decoder, fork.layers, fork.next_position, self._capture)
+        if fork.recorded is not None:
+            fork.advance(fork.recorded(token, fork.next_position))
+            return fork.logits
         angles = decoder.rotary.angles(text_positions(fork.next_position, 1))
         hidden = decoder.embed(torch.tensor([token], device=decoder.device))
         for layer, store in enumerate(fork.layers):
@@ -215,8 +231,7 @@ class QwenOmni:
             rotated = rotate(new.k, angles)
             attended = store.attend(decoder.attention, new.q, rotated, new.v)
             hidden = decoder.finish(layer, hidden, attended)
-        fork.next_position += 1
-        fork.logits = decoder.logits(hidden)
+        fork.advance(decoder.logits(hidden))
         return fork.logits
 
     def decode_batch(self, requests: Sequence[DecodeRequest]) -> list[torch.Tensor]:

@@ -22,7 +22,8 @@ from omnidrop_stream.errors import (
     ModelNotFound,
 )
 from omnidrop_stream.model import load
-from omnidrop_stream.model.load import checkpoint_folder, load_model, pick_engine
+from omnidrop_stream.model.load import checkpoint_folder, load_model
+from omnidrop_stream.model.pick import pick_engine
 from omnidrop_stream.model.shapes import (
     byte_tokenizer,
     random_thinker,

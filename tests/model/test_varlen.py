@@ -15,7 +15,7 @@ import torch
 
 from omnidrop_stream.cache import slots_of
 from omnidrop_stream.errors import ConfigError, MissingDependency
-from omnidrop_stream.model import load
+from omnidrop_stream.model import pick
 from omnidrop_stream.model.attention import TorchAttention
 from omnidrop_stream.model.base import DecodeRequest, ExtendRequest
 from omnidrop_stream.model.varlen import VarlenAttention
@@ -175,7 +175,7 @@ def test_the_setting_takes_the_packages_kernel(monkeypatch):
     package = types.ModuleType("flash_attn")
     package.flash_attn_varlen_func = literal
     monkeypatch.setitem(sys.modules, "flash_attn", package)
-    attention = load.pick_attention("flash", CUDA, torch.bfloat16)
+    attention = pick.pick_attention("flash", CUDA, torch.bfloat16)
     several = parts((2, 5))
     assert torch.allclose(attention.of(*several[0]), TORCH.of(*several[0]), atol=1e-5)
 
@@ -183,14 +183,14 @@ def test_the_setting_takes_the_packages_kernel(monkeypatch):
 def test_without_the_package_it_says_how_to_install_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "flash_attn", None)
     with pytest.raises(MissingDependency, match="pip install"):
-        load.pick_attention("flash", CUDA, torch.bfloat16)
+        pick.pick_attention("flash", CUDA, torch.bfloat16)
 
 
 def test_it_is_refused_in_fp32():
     with pytest.raises(ConfigError, match="set dtype to bf16"):
-        load.pick_attention("flash", CUDA, torch.float32)
+        pick.pick_attention("flash", CUDA, torch.float32)
 
 
 @pytest.mark.parametrize("name", ["auto", "sdpa"])
 def test_torchs_own_kernels_are_the_default(name):
-    assert load.pick_attention(name, CUDA, torch.bfloat16) is None
+    assert pick.pick_attention(name, CUDA, torch.bfloat16) is None

@@ -1,0 +1,119 @@
+"""An answer's decode step as one launch: CUDA graphs (``model.graphs``).
+
+A token is some hundred kernels, each too short for the host to keep ahead of: on a GPU a step takes
+as long as they take to launch. After an answer's first tokens its step is recorded once, over the
+whole of the answer's stores (what is not filled is masked), and replayed for every token that
+follows. What changes between two tokens lies on the device: the token and the number of the step.
+
+The question's pass is not recorded: its shapes, and where its keys lie, are other ones at every
+question. Recording was never run on a GPU here; the tests record with a dispatch mode instead,
+which replays the same operations on the same memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+
+from omnidrop_stream.errors import ModelError
+from omnidrop_stream.model.attention import masked_attention
+from omnidrop_stream.model.decoder import Decoder
+from omnidrop_stream.model.fork import LayerStore
+from omnidrop_stream.model.partial import Piece, attend, grouped
+from omnidrop_stream.model.rope import rotate
+
+Work = Callable[[], None]
+Capture = Callable[[Work], Work]
+"""Does some work on the device once or more; what it returns does it again, on the same memory."""
+EAGER_STEPS = 4
+"""Steps of an answer before its step is recorded, which costs as much as some steps."""
+
+
+class _Layer:
+    """One layer's store as the recorded step sees it: all of its room, of which part is masked."""
+
+    def __init__(self, store: LayerStore, step: torch.Tensor) -> None:
+        self.store = store
+        self.keys, self.values = store.room()
+        self._first, self._step = store.count, step
+        self._places = torch.arange(self.keys.shape[1], device=step.device)
+
+    def attend(self, q: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        """As `LayerStore.attend`, at the place that the step's number says."""
+        place = self._step + self._first
+        self.keys.index_copy_(1, place, key)
+        self.values.index_copy_(1, place, value)
+        seen = (self._places <= place)[None]
+        if self.store.alone:
+            return masked_attention(q, self.keys, self.values, seen)
+        queries = grouped(q, self.keys.shape[0])
+        own = Piece(queries, self.keys, self.values, seen.expand(queries.shape[1], -1))
+        out, _ = attend([own, *(read.piece(q) for read in self.store.reads)])
+        return out.reshape(q.shape)
+
+
+class RecordedStep:
+    """`QwenOmni.decode_step` of one answer, whose stores it fills; freed with its fork."""
+
+    def __init__(
+        self, decoder: Decoder, stores: Sequence[LayerStore], position: int, capture: Capture
+    ) -> None:
+        """``position``: of the next token. Raises ModelError where the step cannot be recorded."""
+        device = decoder.device
+        self._first = position
+        self._token = torch.zeros(1, dtype=torch.long, device=device)
+        self._step = torch.zeros(1, dtype=torch.long, device=device)
+        self._logits = torch.zeros(decoder.head.out_features, device=device)
+        self._stores = stores
+        layers = [_Layer(store, self._step) for store in stores]
+        try:
+            self._replay = capture(lambda: self._run(decoder, layers))
+        except RuntimeError as error:
+            raise ModelError(
+                f"an answer's step could not be recorded as a CUDA graph ({error}); set "
+                "model.graphs to false"
+            ) from error
+
+    def __call__(self, token: int, position: int) -> torch.Tensor:
+        """The next token's logits f32 [vocabulary], valid until the next call; ``token`` stands at
+        ``position``.
+        """
+        for store in self._stores:
+            store.advance()
+        self._token.fill_(token)
+        self._step.fill_(position - self._first)
+        self._replay()
+        return self._logits
+
+    def _run(self, decoder: Decoder, layers: Sequence[_Layer]) -> None:
+        angles = decoder.rotary.angles((self._step + self._first).expand(3, 1))
+        hidden = decoder.embed(self._token)
+        for number, layer in enumerate(layers):
+            new = decoder.project(number, hidden, angles)
+            attended = layer.attend(new.q, rotate(new.k, angles), new.v)
+            hidden = decoder.finish(number, hidden, attended)
+        self._logits.copy_(decoder.logits(hidden))
+
+
+def cuda_capture(device: torch.device) -> Capture:
+    """Records as torch's documentation wants it: once for real on a stream beside, where libraries
+    set themselves up, then for the record. All records share their memory, which holds nothing from
+    one replay to the next. Other threads (hardware decoders) may go on meanwhile.
+    """
+    beside = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    pool = torch.cuda.graph_pool_handle()
+
+    def capture(work: Work) -> Work:
+        current = torch.cuda.current_stream(device)
+        beside.wait_stream(current)
+        with torch.cuda.stream(beside):
+            work()
+        current.wait_stream(beside)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool, beside, capture_error_mode="thread_local"):
+            work()
+        replay: Work = graph.replay
+        return replay
+
+    return capture

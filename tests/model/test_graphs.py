@@ -1,0 +1,248 @@
+"""An answer's step that was recorded once is the step that is launched kernel by kernel.
+
+The recorder stands for a CUDA graph: it writes down which operations touched which memory, and
+replays just these, with rubbish in all memory that nobody wrote. Like a GPU it refuses to record
+what the host would have to wait for.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+import weakref
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from omnidrop_stream.errors import ConfigError, ModelError
+from omnidrop_stream.model.base import DecodeRequest
+from omnidrop_stream.model.graphs import EAGER_STEPS
+from omnidrop_stream.model.pick import pick_capture
+from omnidrop_stream.model.qwen_omni import QwenOmni
+from omnidrop_stream.stream import OmniStream
+from omnidrop_stream.types import Query
+from tests.helpers import ENGINES, make_chunks, settings, small_model
+from tests.pretend_device import There, pretended, sent
+
+WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "equal")
+DEPTHS = [0, "exact", "half", "read_side"]
+
+
+def tensors(values):
+    return [t for t in tree_leaves(values) if isinstance(t, torch.Tensor)]
+
+
+def memory(tensor):
+    held = tensor.held if isinstance(tensor, There) else tensor
+    return held.untyped_storage().data_ptr()
+
+
+class Recorder(TorchDispatchMode):
+    """A `Capture`; counts its records and their replays."""
+
+    def __init__(self):
+        super().__init__()
+        self.records = self.replays = 0
+        self._calls = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.overloadpacket.__name__ in WAITS:
+            raise RuntimeError("operation not permitted when stream is capturing")
+        named = kwargs or {}
+        out = func(*args, **named)
+        self._calls.append((func, args, named, out))
+        return out
+
+    def __call__(self, work):
+        with torch.inference_mode():
+            work()
+            self._calls = []
+            with self:
+                work()
+        calls, self._calls = self._calls, []
+        self.records += 1
+
+        def replay():
+            self.replays += 1
+            for call in calls:
+                again(*call)
+
+        return replay
+
+
+def again(func, args, named, out):
+    """One operation once more, its result where it was."""
+    given = {memory(t) for t in tensors((args, named)) if t.numel()}
+    if func._schema.is_mutable:
+        func(*args, **named)
+        return
+    made = [t for t in tensors(out) if t.numel() and memory(t) not in given]
+    if not made:  # a view of something
+        return
+    if func.overloadpacket.__name__.startswith(("empty", "new_empty")):
+        for one in made:
+            one.fill_(float("nan") if one.is_floating_point() else 1)
+        return
+    fresh = [t for t in tensors(func(*args, **named)) if t.numel()]
+    for old, new in zip(made, fresh, strict=True):
+        old.copy_(new)
+
+
+def answer_of(model, depth="exact", tokens=12, **stream):
+    options = {"frame_tokens": 24, "prefill_depth": depth, **stream}
+    how = settings(stream=options, pruning={"retention": 0.5}, decode={"max_tokens": tokens})
+    made = OmniStream(model, how)
+    for chunk in make_chunks(3, seed=2):
+        made.push(chunk)
+    *_, answer = made.ask(Query("what was shown?"))
+    assert answer.answer_tokens == tokens
+    return answer
+
+
+@pytest.mark.parametrize("depth", DEPTHS)
+@pytest.mark.parametrize("engine", ENGINES)
+def test_an_answer_is_the_same_word_by_word(engine, depth):
+    model, recorder = small_model(engine=engine, seed=1, layers=4), Recorder()
+    recorded = answer_of(model.with_capture(recorder), depth)
+    assert recorded.text == answer_of(model, depth).text
+    assert (recorder.records, recorder.replays) == (1, 11 - EAGER_STEPS)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_so_it_is_on_a_rolled_stream(engine):
+    model = small_model(engine=engine, seed=1, layers=4)
+    rolling = {"depth": "read_side", "budget_tokens": 150}
+    recorded = answer_of(model.with_capture(Recorder()), **rolling)
+    assert recorded.text == answer_of(model, **rolling).text
+
+
+def test_a_short_answer_is_not_recorded():
+    recorder = Recorder()
+    answer_of(small_model(seed=1, layers=4).with_capture(recorder), tokens=EAGER_STEPS)
+    assert not recorder.records
+
+
+def steps(model, batched=()):
+    """The logits of ten steps of an answer; those in ``batched`` beside another answer's."""
+    found = []
+    forks = [fork_of(model), fork_of(model)]
+    with torch.inference_mode():
+        for number in range(10):
+            if number in batched:
+                both = model.decode_batch([DecodeRequest(fork, number + 3) for fork in forks])
+                found.append(both[0].clone())
+            else:
+                found.append(model.decode_step(forks[0], number + 3).clone())
+    return found
+
+
+def fork_of(model):
+    """Of a question that is prefilled."""
+    how = settings(
+        stream={"frame_tokens": 24}, pruning={"retention": 0.5}, decode={"max_tokens": 12}
+    )
+    made = OmniStream(model, how)
+    for chunk in make_chunks(2, seed=2):
+        made.push(chunk)
+    taken = []
+    original = model.decode_step
+
+    def taking(fork, token):
+        taken.append(fork)
+        raise StopIteration
+
+    model.decode_step = taking
+    try:
+        for _ in made.ask_steps("what rang?"):
+            if taken:
+                break
+    except RuntimeError:
+        pass
+    finally:
+        model.decode_step = original
+    return taken[0]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("batched", [(), (1, 2), (6,), (5, 6, 8)])
+def test_every_logit_is_the_same_also_where_some_steps_were_taken_with_another_answers(
+    engine, batched
+):
+    model = small_model(engine=engine, seed=1, layers=4)
+    recorded = steps(model.with_capture(Recorder()), batched)
+    for ours, theirs in zip(recorded, steps(model), strict=True):
+        assert torch.allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_what_was_never_written_is_not_read():
+    """Stores come with whatever was in their memory; masked keys must not reach a value of it."""
+    model = small_model(seed=1, layers=4).with_capture(Recorder())
+    fork = fork_of(model)
+    with torch.inference_mode():
+        for store in fork.layers:
+            for held in (store._keys, store._values):
+                held[:, store.count :] = math.nan
+        for token in range(EAGER_STEPS + 2):
+            assert model.decode_step(fork, token).isfinite().all()
+
+
+def test_a_recorded_answer_ends_where_its_store_is_full():
+    model = small_model(seed=1, layers=4).with_capture(Recorder())
+    fork = fork_of(model)
+    with torch.inference_mode():
+        for token in range(12):
+            model.decode_step(fork, token)
+        with pytest.raises(IndexError, match="full"):
+            model.decode_step(fork, 12)
+
+
+def test_the_record_goes_with_the_answer():
+    model = small_model(seed=1, layers=4).with_capture(Recorder())
+    fork = fork_of(model)
+    with torch.inference_mode():
+        for token in range(EAGER_STEPS + 1):
+            model.decode_step(fork, token)
+    gone = weakref.ref(fork.recorded)
+    gc.disable()
+    try:
+        fork.recorded = None
+        assert gone() is None
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_replayed_token_makes_the_host_wait_for_the_token_alone(engine):
+    with pretended() as device:
+        plain = small_model(engine=engine, seed=1, layers=4)
+        sent(plain.thinker)
+        parts = (plain.thinker, plain.tokenizer, plain.spec, engine)
+        recorder = Recorder()
+        fork = fork_of(QwenOmni(*parts))
+        model = QwenOmni(*parts, capture=recorder)
+        for token in range(EAGER_STEPS + 1):
+            model.decode_step(fork, token)
+        before = device.waits.copy()
+        model.decode_step(fork, 7)
+        assert recorder.replays == 2
+        assert device.waits == before
+
+
+def test_what_cannot_be_recorded_says_how_to_go_on():
+    def refusing(work):
+        raise RuntimeError("operation not permitted")
+
+    model = small_model(seed=1, layers=4).with_capture(refusing)
+    with pytest.raises(ModelError, match=r"operation not permitted.*set model\.graphs to false"):
+        answer_of(model)
+
+
+def test_on_a_processor_the_setting_is_refused():
+    with pytest.raises(ConfigError, match="needs a CUDA device"):
+        pick_capture(True, torch.device("cpu"))
+
+
+def test_without_the_setting_nothing_is_recorded():
+    assert pick_capture(False, torch.device("cuda")) is None
