@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from omnidrop_stream.config import Config
 from omnidrop_stream.errors import SourceNotFound, UsageError
 from omnidrop_stream.model.base import OmniModel
 from omnidrop_stream.types import Answer
@@ -70,6 +71,23 @@ async def test_a_stream_joins_and_leaves_while_another_goes_on(model: OmniModel)
         answer = await answer_of(one, "still there?")
     assert answer.dropped_chunks == 0
     assert one.stats.counter("chunk.committed") == 2
+
+
+async def test_the_model_is_warmed_up_once_for_streams_of_a_kind(
+    model: OmniModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    warmed: list[tuple[str, str]] = []
+
+    def noted(_: OmniModel, config: Config) -> None:
+        warmed.append((config.stream.kind, threading.current_thread().name))
+
+    monkeypatch.setattr("omnidrop_stream.warming.warm_up", noted)
+    async with ModelHost(load=lambda: model) as host, SessionGroup(host) as group:
+        for name in ("one", "two"):
+            session = await group.add(name, GatedSource(600), CONFIG)
+            async with asyncio.timeout(WAIT_S):
+                await session._ready
+    assert warmed == [("av", "omnidrop-model")]
 
 
 async def test_a_source_that_fails_harms_no_other_and_says_so_until_removed(

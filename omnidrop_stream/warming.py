@@ -1,0 +1,64 @@
+"""What a device does for the first time is done before anybody asks.
+
+A GPU loads each kernel when it is first wanted, and picks its ways for the shapes it meets, which a
+first question would wait for. So a scratch stream of the same settings is asked one before: black
+pictures and silence, and an answer long enough for its steps to be recorded where they are
+(``model/graphs.py``); what cannot be recorded is told at the start, then, and not in mid-answer.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from omnidrop_stream.config import Config, merged
+from omnidrop_stream.model.base import OmniModel
+from omnidrop_stream.model.graphs import EAGER_STEPS
+from omnidrop_stream.stream import OmniStream
+from omnidrop_stream.types import (
+    CHUNK_SAMPLES,
+    CHUNK_SECONDS,
+    LEFT_CONTEXT_SAMPLES,
+    RIGHT_CONTEXT_SAMPLES,
+    Chunk,
+    Query,
+    StreamKind,
+)
+
+HEIGHT, WIDTH = 360, 640
+CHUNKS = 2
+"""A merging window."""
+
+
+def warm_up(model: OmniModel, config: Config) -> bool:
+    """Ask a scratch stream a question; False where that is of no use, on a processor. Raises what a
+    question can raise.
+    """
+    if model.spec.device == "cpu":
+        return False
+    tokens = min(config.decode.max_tokens, EAGER_STEPS + 2)
+    stream = OmniStream(model, merged(config, {"decode": {"max_tokens": tokens}}))
+    for index in range(CHUNKS):
+        stream.push(_empty(index, config.stream.kind, config.stream.fps))
+    for _ in stream.ask(Query("What is there?")):
+        pass
+    return True
+
+
+def _empty(index: int, kind: StreamKind, fps: float) -> Chunk:
+    """Black and silent."""
+    heard = kind is not StreamKind.VIDEO
+    frames = np.zeros((int(fps * CHUNK_SECONDS), HEIGHT, WIDTH, 3), np.uint8)
+    audio, left, right = (
+        np.zeros(n, np.float32) if heard else None
+        for n in (CHUNK_SAMPLES, LEFT_CONTEXT_SAMPLES, RIGHT_CONTEXT_SAMPLES)
+    )
+    return Chunk(
+        index=index,
+        epoch=0,
+        start_s=CHUNK_SECONDS * index,
+        frames=None if kind is StreamKind.AUDIO else frames,
+        audio=audio,
+        audio_left=left,
+        audio_right=right,
+        fps=fps,
+    )

@@ -1,0 +1,45 @@
+"""On a device that has to warm up one question is asked before the first real one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from omnidrop_stream.model.qwen_omni import QwenOmni
+from omnidrop_stream.types import StreamKind
+from omnidrop_stream.warming import warm_up
+from tests.helpers import ENGINES, settings, small_model
+from tests.model.test_graphs import Recorder
+from tests.pretend_device import pretended, sent
+
+HOW = {"stream": {"frame_tokens": 24}, "pruning": {"retention": 0.5}}
+
+
+def elsewhere(engine):
+    """A model on the pretended device that says so, and what records its steps."""
+    plain, recorder = small_model(engine=engine, seed=1, layers=4), Recorder()
+    sent(plain.thinker)
+    spec = replace(plain.spec, device="meta")
+    return QwenOmni(plain.thinker, plain.tokenizer, spec, engine, capture=recorder), recorder
+
+
+@pytest.mark.parametrize("kind", list(StreamKind))
+@pytest.mark.parametrize("engine", ENGINES)
+def test_every_kind_of_stream_is_asked_until_its_steps_are_recorded(engine, kind):
+    how = settings(**{**HOW, "stream": {**HOW["stream"], "kind": kind}})
+    with pretended():
+        model, recorder = elsewhere(engine)
+        assert warm_up(model, how)
+    assert (recorder.records, recorder.replays) == (1, 1)
+
+
+def test_an_answer_limit_below_that_is_kept():
+    with pretended():
+        model, recorder = elsewhere("plain")
+        assert warm_up(model, settings(**HOW, decode={"max_tokens": 1}))
+    assert not recorder.records
+
+
+def test_a_processor_needs_none():
+    assert not warm_up(small_model(seed=1, layers=4), settings(**HOW))
