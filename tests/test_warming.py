@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from omnidrop_stream.model.qwen_omni import QwenOmni
+from omnidrop_stream.model.qwen_omni import QwenOmni, Ways
 from omnidrop_stream.types import StreamKind
 from omnidrop_stream.warming import warm_up
 from tests.helpers import ENGINES, settings, small_model
@@ -21,7 +21,7 @@ def elsewhere(engine):
     plain, recorder = small_model(engine=engine, seed=1, layers=4), Recorder()
     sent(plain.thinker)
     spec = replace(plain.spec, device="meta")
-    return QwenOmni(plain.thinker, plain.tokenizer, spec, engine, capture=recorder), recorder
+    return QwenOmni(plain.thinker, plain.tokenizer, spec, Ways(engine, capture=recorder)), recorder
 
 
 @pytest.mark.parametrize("kind", list(StreamKind))

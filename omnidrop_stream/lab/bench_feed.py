@@ -114,7 +114,7 @@ class KeptTowers(QwenOmni):
     """
 
     def __init__(self, model: QwenOmni, kept: Sequence[Encoded]) -> None:
-        super().__init__(model.thinker, model.tokenizer, model.spec, model.engine)
+        super().__init__(model.thinker, model.tokenizer, model.spec, model.ways)
         if len(kept) % WINDOW_CHUNKS:
             raise ValueError(f"{len(kept)} chunks are kept; allowed: whole windows of two")
         self._kept = list(kept)

@@ -23,11 +23,9 @@ from omnidrop_stream.model.compiled import check_compiler
 from omnidrop_stream.model.kernels import bound_kernel_caches
 from omnidrop_stream.model.parts import parts_of
 from omnidrop_stream.model.pick import (
-    pick_attention,
-    pick_capture,
     pick_device,
     pick_dtype,
-    pick_engine,
+    pick_ways,
 )
 from omnidrop_stream.model.pixels import CLIP_MEAN, CLIP_STD, PixelSettings
 from omnidrop_stream.model.quantised import check_weights, place
@@ -145,9 +143,8 @@ def load_model(config: ModelSettings, progress: Progress = _quiet) -> QwenOmni:
     bound_kernel_caches()
     device = pick_device(config.device)
     dtype = pick_dtype(config.dtype, device)
-    attention = pick_attention(config.attention, device, dtype)
-    towers = "sdpa" if attention is None else "flash_attention_2"
-    capture = pick_capture(config.graphs, device)
+    ways = pick_ways(config, device, dtype)
+    towers = "sdpa" if ways.attention is None else "flash_attention_2"
     check_weights(config.weights, device, dtype)
     if config.compile:
         check_compiler(device)
@@ -179,9 +176,7 @@ def load_model(config: ModelSettings, progress: Progress = _quiet) -> QwenOmni:
             config.weights,
             config.compile,
         ),
-        pick_engine(config.engine, device),
-        attention,
-        capture,
+        ways,
     )
 
 
@@ -192,8 +187,7 @@ def random_model(name: str, shape: Shape, config: ModelSettings, seed: int = 0) 
     bound_kernel_caches()
     device = pick_device(config.device)
     dtype = pick_dtype(config.dtype, device)
-    attention = pick_attention(config.attention, device, dtype)  # its towers keep torch's kernels
-    capture = pick_capture(config.graphs, device)
+    ways = pick_ways(config, device, dtype)  # its towers keep torch's kernels
     check_weights(config.weights, device, dtype)
     if config.compile:
         check_compiler(device)
@@ -205,8 +199,7 @@ def random_model(name: str, shape: Shape, config: ModelSettings, seed: int = 0) 
         thinker = random_quantised(*sizes, config.weights)
     pixels = PixelSettings(max_tokens=shape.image_tokens)
     spec = _spec(name, thinker, tokenizer, pixels, weights=config.weights, compiled=config.compile)
-    engine = pick_engine(config.engine, device)
-    return QwenOmni(thinker, tokenizer, spec, engine, attention, capture)
+    return QwenOmni(thinker, tokenizer, spec, ways)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

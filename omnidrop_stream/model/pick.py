@@ -2,14 +2,39 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 
 from omnidrop_stream.errors import ConfigError, MissingDependency
 from omnidrop_stream.model.graphs import Capture, cuda_capture
-from omnidrop_stream.model.qwen_omni import Engine
+from omnidrop_stream.model.qwen_omni import Engine, Ways
 from omnidrop_stream.model.varlen import VarlenAttention, flash_kernel
+
+
+class WaySettings(Protocol):
+    """The part of a model's settings that says how it computes."""
+
+    @property
+    def engine(self) -> Engine | Literal["auto"]:
+        """``auto``, ``plain`` or ``fast``."""
+
+    @property
+    def attention(self) -> str:
+        """``auto``, ``sdpa`` or ``flash``."""
+
+    @property
+    def graphs(self) -> bool:
+        """Whether an answer's steps are recorded as CUDA graphs."""
+
+
+def pick_ways(settings: WaySettings, device: torch.device, dtype: torch.dtype) -> Ways:
+    """All of it. Raises ConfigError and MissingDependency."""
+    return Ways(
+        pick_engine(settings.engine, device),
+        pick_attention(settings.attention, device, dtype),
+        pick_capture(settings.graphs, device),
+    )
 
 
 def pick_engine(name: Engine | Literal["auto"], device: torch.device) -> Engine:

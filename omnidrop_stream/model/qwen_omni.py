@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -40,24 +41,30 @@ from omnidrop_stream.types import Chunk, ChunkTokens
 Engine = Literal["plain", "fast"]
 
 
+@dataclass(frozen=True, slots=True)
+class Ways:
+    """How a model computes; what comes out is the same within rounding.
+
+    attention: the decoder's; None for torch's own kernels. capture: records an answer's steps
+    (``model/graphs.py``); None: they are launched kernel by kernel.
+    """
+
+    engine: Engine = "plain"
+    attention: Attention | None = None
+    capture: Capture | None = None
+
+
+PLAIN = Ways()
+
+
 class QwenOmni:
     """Drives the modules of a stock ``Qwen2_5OmniThinkerForConditionalGeneration``; holds weights
     only.
     """
 
     def __init__(
-        self,
-        thinker: Any,
-        tokenizer: Tokenizer,
-        spec: ModelSpec,
-        engine: Engine = "plain",
-        attention: Attention | None = None,
-        capture: Capture | None = None,
+        self, thinker: Any, tokenizer: Tokenizer, spec: ModelSpec, ways: Ways = PLAIN
     ) -> None:
-        """attention: the decoder's; None for torch's own kernels. capture: records an answer's
-        steps (``model/graphs.py``); None: they are launched kernel by kernel.
-        """
-        self._capture = capture
         self._thinker = thinker
         self._tokenizer = tokenizer
         self._spec = spec
@@ -75,9 +82,10 @@ class QwenOmni:
                 float(rotary.attention_scaling),
             ),
             compiled=spec.compiled,
-            attention=attention,
+            attention=ways.attention,
         )
-        self._fast = FastEngine(self._decoder, spec) if engine == "fast" else None
+        self._ways = ways
+        self._fast = FastEngine(self._decoder, spec) if ways.engine == "fast" else None
         self._towers = Towers(parts.audio, parts.visual, spec.pixels, parts.audio.num_mel_bins)
 
     @property
@@ -93,22 +101,20 @@ class QwenOmni:
     @property
     def engine(self) -> Engine:
         """How trunks are kept and read."""
-        return "plain" if self._fast is None else "fast"
+        return self._ways.engine
+
+    @property
+    def ways(self) -> Ways:
+        """How it computes."""
+        return self._ways
+
+    def with_ways(self, ways: Ways) -> QwenOmni:
+        """The same weights, computing another way."""
+        return QwenOmni(self._thinker, self._tokenizer, self._spec, ways)
 
     def with_engine(self, engine: Engine) -> QwenOmni:
         """The same weights under another engine."""
-        attention, capture = self._decoder.attention, self._capture
-        return QwenOmni(self._thinker, self._tokenizer, self._spec, engine, attention, capture)
-
-    def with_attention(self, attention: Attention) -> QwenOmni:
-        """The same weights, attending another way."""
-        made = (self._thinker, self._tokenizer, self._spec, self.engine)
-        return QwenOmni(*made, attention, self._capture)
-
-    def with_capture(self, capture: Capture) -> QwenOmni:
-        """The same weights, an answer's steps recorded."""
-        made = (self._thinker, self._tokenizer, self._spec, self.engine)
-        return QwenOmni(*made, self._decoder.attention, capture)
+        return self.with_ways(replace(self._ways, engine=engine))
 
     @property
     def thinker(self) -> Any:
@@ -219,8 +225,9 @@ class QwenOmni:
     def decode_step(self, fork: Fork, token: int) -> torch.Tensor:
         """Append one token to the answer: logits f32 [vocabulary] of the next. Mutates ``fork``."""
         decoder = self._decoder
-        if self._capture is not None and fork.recorded is None and fork.steps >= EAGER_STEPS:
-            fork.recorded = RecordedStep(decoder, fork.layers, fork.next_position, self._capture)
+        capture = self._ways.capture
+        if capture is not None and fork.recorded is None and fork.steps >= EAGER_STEPS:
+            fork.recorded = RecordedStep(decoder, fork.layers, fork.next_position, capture)
         if fork.recorded is not None:
             fork.advance(fork.recorded(token, fork.next_position))
             return fork.logits

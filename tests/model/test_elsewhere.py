@@ -34,7 +34,7 @@ def chunks():
 def moved(model) -> QwenOmni:
     """The same model there; inside the pretended device."""
     sent(model.thinker)
-    return QwenOmni(model.thinker, model.tokenizer, model.spec, model.engine)
+    return QwenOmni(model.thinker, model.tokenizer, model.spec, model.ways)
 
 
 def opened(model, chunks, depth="exact", pruning=None, **stream):

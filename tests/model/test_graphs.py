@@ -10,6 +10,7 @@ from __future__ import annotations
 import gc
 import math
 import weakref
+from dataclasses import replace
 
 import pytest
 import torch
@@ -20,7 +21,7 @@ from omnidrop_stream.errors import ConfigError, ModelError
 from omnidrop_stream.model.base import DecodeRequest
 from omnidrop_stream.model.graphs import EAGER_STEPS
 from omnidrop_stream.model.pick import pick_capture
-from omnidrop_stream.model.qwen_omni import QwenOmni
+from omnidrop_stream.model.qwen_omni import QwenOmni, Ways
 from omnidrop_stream.stream import OmniStream
 from omnidrop_stream.types import Query
 from tests.helpers import ENGINES, make_chunks, settings, small_model
@@ -90,6 +91,10 @@ def again(func, args, named, out):
         old.copy_(new)
 
 
+def with_capture(model, capture):
+    return model.with_ways(replace(model.ways, capture=capture))
+
+
 def answer_of(model, depth="exact", tokens=12, **stream):
     options = {"frame_tokens": 24, "prefill_depth": depth, **stream}
     how = settings(stream=options, pruning={"retention": 0.5}, decode={"max_tokens": tokens})
@@ -105,7 +110,7 @@ def answer_of(model, depth="exact", tokens=12, **stream):
 @pytest.mark.parametrize("engine", ENGINES)
 def test_an_answer_is_the_same_word_by_word(engine, depth):
     model, recorder = small_model(engine=engine, seed=1, layers=4), Recorder()
-    recorded = answer_of(model.with_capture(recorder), depth)
+    recorded = answer_of(with_capture(model, recorder), depth)
     assert recorded.text == answer_of(model, depth).text
     assert (recorder.records, recorder.replays) == (1, 11 - EAGER_STEPS)
 
@@ -114,13 +119,13 @@ def test_an_answer_is_the_same_word_by_word(engine, depth):
 def test_so_it_is_on_a_rolled_stream(engine):
     model = small_model(engine=engine, seed=1, layers=4)
     rolling = {"depth": "read_side", "budget_tokens": 150}
-    recorded = answer_of(model.with_capture(Recorder()), **rolling)
+    recorded = answer_of(with_capture(model, Recorder()), **rolling)
     assert recorded.text == answer_of(model, **rolling).text
 
 
 def test_a_short_answer_is_not_recorded():
     recorder = Recorder()
-    answer_of(small_model(seed=1, layers=4).with_capture(recorder), tokens=EAGER_STEPS)
+    answer_of(with_capture(small_model(seed=1, layers=4), recorder), tokens=EAGER_STEPS)
     assert not recorder.records
 
 
@@ -171,14 +176,14 @@ def test_every_logit_is_the_same_also_where_some_steps_were_taken_with_another_a
     engine, batched
 ):
     model = small_model(engine=engine, seed=1, layers=4)
-    recorded = steps(model.with_capture(Recorder()), batched)
+    recorded = steps(with_capture(model, Recorder()), batched)
     for ours, theirs in zip(recorded, steps(model), strict=True):
         assert torch.allclose(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
 def test_what_was_never_written_is_not_read():
     """Stores come with whatever was in their memory; masked keys must not reach a value of it."""
-    model = small_model(seed=1, layers=4).with_capture(Recorder())
+    model = with_capture(small_model(seed=1, layers=4), Recorder())
     fork = fork_of(model)
     with torch.inference_mode():
         for store in fork.layers:
@@ -189,7 +194,7 @@ def test_what_was_never_written_is_not_read():
 
 
 def test_a_recorded_answer_ends_where_its_store_is_full():
-    model = small_model(seed=1, layers=4).with_capture(Recorder())
+    model = with_capture(small_model(seed=1, layers=4), Recorder())
     fork = fork_of(model)
     with torch.inference_mode():
         for token in range(12):
@@ -199,7 +204,7 @@ def test_a_recorded_answer_ends_where_its_store_is_full():
 
 
 def test_the_record_goes_with_the_answer():
-    model = small_model(seed=1, layers=4).with_capture(Recorder())
+    model = with_capture(small_model(seed=1, layers=4), Recorder())
     fork = fork_of(model)
     with torch.inference_mode():
         for token in range(EAGER_STEPS + 1):
@@ -218,10 +223,10 @@ def test_a_replayed_token_makes_the_host_wait_for_the_token_alone(engine):
     with pretended() as device:
         plain = small_model(engine=engine, seed=1, layers=4)
         sent(plain.thinker)
-        parts = (plain.thinker, plain.tokenizer, plain.spec, engine)
+        parts = (plain.thinker, plain.tokenizer, plain.spec)
         recorder = Recorder()
-        fork = fork_of(QwenOmni(*parts))
-        model = QwenOmni(*parts, capture=recorder)
+        fork = fork_of(QwenOmni(*parts, Ways(engine)))
+        model = QwenOmni(*parts, Ways(engine, capture=recorder))
         for token in range(EAGER_STEPS + 1):
             model.decode_step(fork, token)
         before = device.waits.copy()
@@ -234,7 +239,7 @@ def test_what_cannot_be_recorded_says_how_to_go_on():
     def refusing(work):
         raise RuntimeError("operation not permitted")
 
-    model = small_model(seed=1, layers=4).with_capture(refusing)
+    model = with_capture(small_model(seed=1, layers=4), refusing)
     with pytest.raises(ModelError, match=r"operation not permitted.*set model\.graphs to false"):
         answer_of(model)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 import types
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -48,6 +49,10 @@ def literal(q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, cau
 
 
 VARLEN, TORCH = VarlenAttention(literal), TorchAttention()
+
+
+def with_attention(model, attention):
+    return model.with_ways(replace(model.ways, attention=attention))
 
 
 def parts(*sizes, heads=4, shared=2):
@@ -94,7 +99,7 @@ def test_the_kernel_is_called_once_for_all():
 def test_an_answer_is_the_same(engine, depth):
     plain = small_model(engine=engine, seed=1, layers=4)
     found = []
-    for model in (plain, plain.with_attention(VARLEN)):
+    for model in (plain, with_attention(plain, VARLEN)):
         stream = {"frame_tokens": 12, "prefill_depth": depth, "budget_tokens": 90}
         made = OmniStream(model, settings(stream=stream, pruning={"retention": 0.5}))
         for chunk in make_chunks(4, seed=2):
@@ -126,7 +131,7 @@ def test_chunks_of_several_streams_are_prefilled_in_one_call_for_each_layer():
             ExtendRequest(prompt, held, slots, tokens, slots[-1] + 1, tokens.embeds, range(4))
         )
     found = []
-    for model in (plain, plain.with_attention(VarlenAttention(counted))):
+    for model in (plain, with_attention(plain, VarlenAttention(counted))):
         run = model.extend_batch(requests)
         while True:
             try:
@@ -153,7 +158,7 @@ def test_the_next_tokens_of_several_answers_are_found_in_one_call_for_each_layer
         forks = [fork for fork, _ in forks_of(model)]
         calls.clear()
         requests = [DecodeRequest(fork, token) for token, fork in enumerate(forks)]
-        found.append(model.with_attention(attention).decode_batch(requests))
+        found.append(with_attention(model, attention).decode_batch(requests))
     assert calls == [len(forks)] * 4
     for ours, theirs in zip(*found, strict=True):
         assert torch.allclose(ours, theirs, atol=1e-4)
