@@ -19,6 +19,7 @@ import torch
 from omnidrop_stream.cache import Paged, Segment, lease, slots_of, tensor_bytes
 from omnidrop_stream.config import Config
 from omnidrop_stream.lab.bench_cost import Ratio, Spread, Stopwatch
+from omnidrop_stream.lab.bench_decode import ANSWERS, DecodeRow, token_bytes, token_times
 from omnidrop_stream.lab.bench_feed import (
     QUESTION,
     WINDOW_CHUNKS,
@@ -89,6 +90,7 @@ class Engines:
 
     rows: tuple[QuestionRow, ...]
     arrivals: tuple[ArrivalRow, ...]
+    tokens: tuple[DecodeRow, ...]
     rates: Rates
     rounds: int
 
@@ -144,6 +146,8 @@ class _Held:
         self.attention: dict[int, list[float]] = defaultdict(list)
         self.question: dict[tuple[int, str], list[float]] = defaultdict(list)
         self.answer: dict[tuple[int, str], Answer] = {}
+        self.token: dict[int, list[float]] = defaultdict(list)
+        self._decode = config.decode
 
     def fill(self, chunks: Sequence[Chunk], windows: Sequence[int]) -> None:
         """Push the first chunks, and timed the two behind each window; the rest are copies of the
@@ -171,6 +175,11 @@ class _Held:
         if not isinstance(answer, Answer):
             raise TypeError(f"a question ended with {answer!r} instead of an answer")
         self.answer[window, question] = answer
+
+    def answer_at_length(self, window: int) -> None:
+        """One answer about the last ``window`` chunks, its tokens timed."""
+        query = Query(QUESTION, look_back_s=window * CHUNK_SECONDS)
+        self.token[window] += token_times(self.stream, query, self._decode, self._watch)
 
     def _time(self, work: Callable[[], object]) -> float:
         _, cost = self._watch.time(work)
@@ -223,10 +232,16 @@ def measure_engines(
             note(f"engines: {window} chunks, round {number} of {rounds}")
             for engine in ENGINES if number % 2 else ENGINES[::-1]:
                 held[engine].ask(window, question)
+    for window in windows:
+        for number in range(ANSWERS):
+            note(f"engines: {window} chunks, answer {number + 1} of {ANSWERS}")
+            for engine in ENGINES if number % 2 else ENGINES[::-1]:
+                held[engine].answer_at_length(window)
     rates = measure_rates(device, getattr(torch, model.spec.dtype))
     rows = [_row(held, engine, *one, model, rates) for one in asked for engine in ENGINES]
     arrivals = [_arrival(held[engine], engine, w) for w in windows for engine in ENGINES]
-    return Engines(tuple(rows), tuple(arrivals), rates, rounds)
+    tokens = [_token(held, engine, w, model, rates) for w in windows for engine in ENGINES]
+    return Engines(tuple(rows), tuple(arrivals), tuple(tokens), rates, rounds)
 
 
 def decoder_bytes(model: QwenOmni) -> int:
@@ -261,6 +276,29 @@ def _row(
         read_bytes=read,
         flops=flops,
         floor_ms=rates.floor_ms(read, flops),
+    )
+
+
+def _token(
+    held: dict[Engine, _Held], engine: Engine, window: int, model: QwenOmni, rates: Rates
+) -> DecodeRow:
+    one, spec = held[engine], model.spec
+    samples = {name: Spread.of(other.token[window]) for name, other in held.items()}
+    layers = one.answer[window, QUESTION].tokens.per_layer
+    read = token_bytes(
+        decoder_bytes(model),
+        spec,
+        [n.video + n.audio for n in layers],
+        one.prompt.count + one.text_rows(QUESTION),
+        getattr(torch, spec.dtype).itemsize,
+    )
+    return DecodeRow(
+        window=window,
+        engine=engine,
+        token_ms=samples[engine],
+        faster=Ratio.of(samples["plain"], samples[engine]),
+        read_bytes=read,
+        floor_ms=rates.floor_ms(read, 0),
     )
 
 

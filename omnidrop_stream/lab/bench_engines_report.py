@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from omnidrop_stream.lab.bench_cost import Spread
+from omnidrop_stream.lab.bench_decode import ANSWERS, SKIPPED, TOKENS
 from omnidrop_stream.lab.bench_engines import ENGINES, Engines
 from omnidrop_stream.lab.bench_feed import WINDOW_CHUNKS
 
@@ -19,11 +20,20 @@ HEADS = (
     "floor ms",
     "of floor",
 )
+TOKEN_HEADS = ("chunks", "engine", "token ms", "x less", "must read MiB", "floor ms", "of floor")
 ARRIVAL_HEADS = ("chunks", "engine", "arrival ms", "attention ms", "share")
 
 
-def engine_cells(engines: Engines) -> list[list[str]]:
-    """The questions' table under ``HEADS``."""
+def engine_tables(engines: Engines) -> list[tuple[tuple[str, ...], list[list[str]]]]:
+    """Heads and cells of each: questions, tokens of an answer, arriving chunks."""
+    return [
+        (HEADS, _question_cells(engines)),
+        (TOKEN_HEADS, _token_cells(engines)),
+        (ARRIVAL_HEADS, _arrival_cells(engines)),
+    ]
+
+
+def _question_cells(engines: Engines) -> list[list[str]]:
     copy = engines.rates.copy_bytes_per_s
     return [
         [
@@ -43,8 +53,22 @@ def engine_cells(engines: Engines) -> list[list[str]]:
     ]
 
 
-def arrival_cells(engines: Engines) -> list[list[str]]:
-    """The arrivals' table under ``ARRIVAL_HEADS``."""
+def _token_cells(engines: Engines) -> list[list[str]]:
+    return [
+        [
+            str(r.window),
+            r.engine,
+            f"{r.token_ms.median:.1f} ({r.token_ms.min:.1f} - {r.token_ms.max:.1f})",
+            f"{r.faster.median:.2f}",
+            f"{r.read_bytes / 2**20:.0f}",
+            f"{r.floor_ms:.1f}",
+            f"{r.floor_ms / r.token_ms.median:.0%}",
+        ]
+        for r in engines.tokens
+    ]
+
+
+def _arrival_cells(engines: Engines) -> list[list[str]]:
     return [
         [
             str(r.window),
@@ -70,6 +94,9 @@ def engine_lines(engines: Engines) -> list[str]:
         "GFLOP: products and attention of the text rows, without which there is no first token; "
         "floor: the larger of the bytes at a copy's rate of reading and the products at the rate "
         "of large square ones",
+        f"token: every later one of an answer, {ANSWERS} answers of at most {TOKENS} tokens, the "
+        f"first {SKIPPED} left out; its floor: the weights and the answer's keys and values at a "
+        "copy's rate of reading",
         "arrival: the chunks behind a full window, encoders excluded, mean of "
         f"{WINDOW_CHUNKS}; attention: their attention "
         "again, with all that the engine does for it; share: of the arrival",

@@ -8,11 +8,8 @@ from collections.abc import Sequence
 
 from omnidrop_stream.lab.bench_cost import Ratio, Spread
 from omnidrop_stream.lab.bench_engines_report import (
-    ARRIVAL_HEADS,
-    HEADS,
-    arrival_cells,
-    engine_cells,
     engine_lines,
+    engine_tables,
 )
 from omnidrop_stream.lab.bench_rolling import Compared, Rolling
 from omnidrop_stream.lab.bench_types import MOMENTS, Report, Row
@@ -83,8 +80,8 @@ def to_text(report: Report) -> str:
     if report.rolling is not None:
         parts.append("\n".join(_rolling(report.rolling)))
     if report.engines is not None:
-        lines = ["  ".join(row) for row in (HEADS, *engine_cells(report.engines))]
-        lines += ["  ".join(row) for row in (ARRIVAL_HEADS, *arrival_cells(report.engines))]
+        tables = engine_tables(report.engines)
+        lines = ["  ".join(row) for heads, rows in tables for row in (heads, *rows)]
         parts.append("\n".join([ENGINES_TITLE, *lines, *engine_lines(report.engines)]))
     return "\n\n".join(parts)
 
@@ -103,8 +100,9 @@ def to_markdown(report: Report) -> str:
         title, *rest = _rolling(report.rolling)
         lines += [f"## {title}", "", *(f"- {text}" for text in rest), ""]
     if report.engines is not None:
-        lines += [f"## {ENGINES_TITLE}", "", *grid(HEADS, engine_cells(report.engines))]
-        lines += grid(ARRIVAL_HEADS, arrival_cells(report.engines))
+        lines += [f"## {ENGINES_TITLE}", ""]
+        for heads, cells in engine_tables(report.engines):
+            lines += grid(heads, cells)
         lines += [*(f"- {text}" for text in engine_lines(report.engines)), ""]
     if str(report.conditions["device"]).startswith("cpu"):
         lines += ["## On a GPU", "", NOT_MEASURED, ""]
