@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,8 @@ import pytest
 from omnidrop_stream.config import Config, load_config
 from omnidrop_stream.method import mean_entering
 from omnidrop_stream.plan import Plan, plan_question, resolve_depth
+from tests.conftest import REPOSITORY
+from tests.faults.__main__ import ENVIRONMENT
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 N0, UNPRUNED = 9_734, 21_632  # 64 chunks of 338 tokens, 45 % of which enter the decoder
@@ -57,3 +60,10 @@ def test_a_published_setting_can_open_a_stream_with_its_exact_head_start(
 def test_every_setting_is_in_the_list() -> None:
     published = {path.name for path in CONFIGS.glob("qwen2.5-omni-*.yaml")}
     assert published == {row[0] for row in PAPER}
+
+
+@pytest.mark.parametrize("name", ["omnidrop.service", "Dockerfile"])
+def test_a_deployment_sets_the_allocator_as_the_fault_suite_does(name: str) -> None:
+    text = (REPOSITORY / "configs" / "deploy" / name).read_text(encoding="utf-8")
+    given = dict(re.findall(r"\b((?:MALLOC|GLIBC)_\w+)=(\S+)", text))
+    assert given == {k: v for k, v in ENVIRONMENT.items() if k != "OMP_NUM_THREADS"}
