@@ -29,6 +29,7 @@ from clients.terminal import complain, is_terminal, report, write_err
 from omnidrop_stream.config import Config, make_config
 from omnidrop_stream.errors import OmniDropError, UsageError
 from omnidrop_stream.types import StreamKind
+from runtime.memory import settle_heap
 
 if TYPE_CHECKING:
     from clients.live_desk import Desk
@@ -106,6 +107,7 @@ def live(
     run = _Run(source, config, script, wishes, options)
     code, failure = 0, None
     try:
+        settle_heap()
         code = asyncio.run(run.result())
     except (OmniDropError, BrokenPipeError) as error:
         failure = error

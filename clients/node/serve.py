@@ -35,6 +35,7 @@ from clients.node.systemd import Notifier
 from omnidrop_stream.errors import ConfigError, OmniDropError, UsageError
 from omnidrop_stream.watch_config import WatchConfig
 from runtime.journal import Journal
+from runtime.memory import settle_heap
 from runtime.node import CameraSpec, Node
 from runtime.sources.complaints import listen
 
@@ -84,6 +85,7 @@ def serve(
         _log.warning(advice)
     with _only_one(config):
         sys.setswitchinterval(SWITCH_S)
+        settle_heap()
         asyncio.run(_Serving(path, flags, config, notifier or Notifier()).run())
     if own_process:  # taking torch down takes seconds, and nothing is left to be written
         sys.stderr.flush()

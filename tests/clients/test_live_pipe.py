@@ -243,3 +243,10 @@ def test_control_tokens_in_a_question_are_told(live: Live) -> None:
 @pytest.mark.parametrize("place", ["rtsp://cam", "rtsp://cam:554"])
 def test_a_reason_after_an_address_without_a_path_is_shown(place: str) -> None:
     assert redact(f"{place}: connection refused") == f"{place}: connection refused"
+
+
+def test_the_heap_is_settled_for_a_run(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
+    settled: list[bool] = []
+    monkeypatch.setattr("clients.live.settle_heap", lambda: settled.append(True))
+    assert live("no-such-file.mp4", "--ask", "What?").code == 3
+    assert settled == [True]

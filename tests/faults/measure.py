@@ -26,7 +26,7 @@ class _MallInfo(ctypes.Structure):
 
     _fields_ = [
         (name, ctypes.c_size_t)
-        for name in ("arena", "b", "c", "mapped_blocks", "mapped", "f", "g", "in_use", "free", "j")
+        for name in ("arena", "b", "c", "blocks", "mapped", "f", "g", "in_use", "free", "j")
     ]
 
 
@@ -34,12 +34,23 @@ def allocated_mib() -> float:
     """Memory that this process has asked malloc for and not given back, MiB (NaN: not glibc). What
     is resident beyond it, and grows, is the allocator's own scatter.
     """
+    found = _malloc_info()
+    return math.nan if found is None else float(found.in_use + found.mapped) / MIB
+
+
+def mapped_blocks() -> int:
+    """Blocks that malloc has put in memory of their own (-1: not glibc)."""
+    found = _malloc_info()
+    return -1 if found is None else int(found.blocks)
+
+
+def _malloc_info() -> _MallInfo | None:
     read = getattr(ctypes.CDLL(None), "mallinfo2", None)
     if read is None:
-        return math.nan
+        return None
     read.restype = _MallInfo
-    found = read()
-    return float(found.in_use + found.mapped) / MIB
+    found: _MallInfo = read()
+    return found
 
 
 def open_files() -> int:
