@@ -151,6 +151,8 @@ class AnswerRun:
         seq = 0
         finish = "length"
         for number in range(decode.max_tokens):
+            if number < decode.min_tokens:
+                logits = logits.index_fill(0, self._ends(logits.device), float("-inf"))
             token = pick_token(logits, decode.temperature, decode.top_p, generator)
             if first_at is None:
                 first_at = self._clock()
@@ -174,6 +176,10 @@ class AnswerRun:
         if rest := self._piece(last=True):
             yield Delta(self._query.id, seq, rest)
         yield self._finish(finish, first_at)
+
+    def _ends(self, device: torch.device) -> torch.Tensor:
+        """The tokens that end an answer."""
+        return torch.tensor(self._model.spec.eos_ids, dtype=torch.long, device=device)
 
     def _piece(self, last: bool) -> str:
         """New text; bytes of an unfinished character wait for the next token."""

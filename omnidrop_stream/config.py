@@ -160,10 +160,20 @@ class DecodeConfig(_Section):
     """How an answer's words are chosen, and its bounds."""
 
     max_tokens: Annotated[int, Field(ge=1, le=8192)] = 256
+    min_tokens: Annotated[int, Field(ge=0, le=8192)] = 0
+    """No answer ends by itself before so many; for benchmarks."""
     question_chars: Annotated[int, Field(ge=1, le=100_000)] = 2_000
     temperature: Annotated[float, Field(ge=0.0, le=5.0)] = 0.0
     top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
     seed: int = 0
+
+    @model_validator(mode="after")
+    def _least_is_less(self) -> DecodeConfig:
+        if self.min_tokens > self.max_tokens:
+            raise ValueError(
+                f"min_tokens = {self.min_tokens} is above max_tokens = {self.max_tokens}; lower it"
+            )
+        return self
 
     def check_question(self, text: str) -> None:
         """Raise QuestionError for a question that is empty, too long or no text."""

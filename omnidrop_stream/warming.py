@@ -35,11 +35,12 @@ def warm_up(model: OmniModel, config: Config) -> bool:
     """
     if model.spec.device == "cpu":
         return False
-    tokens = min(config.decode.max_tokens, EAGER_STEPS + 2)
-    stream = OmniStream(model, merged(config, {"decode": {"max_tokens": tokens}}))
+    tokens, question = EAGER_STEPS + 3, "What is there?"
+    decode = {"max_tokens": tokens, "min_tokens": tokens, "question_chars": len(question)}
+    stream = OmniStream(model, merged(config, {"decode": decode}))
     for index in range(CHUNKS):
         stream.push(_empty(index, config.stream.kind, config.stream.fps))
-    for _ in stream.ask(Query("What is there?")):
+    for _ in stream.ask(Query(question)):
         pass
     return True
 

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Self
 
 from omnidrop_stream.config import ModelConfig
 from omnidrop_stream.errors import ModelError
-from omnidrop_stream.types import StreamKind
 from runtime.backoff import Outage
 from runtime.models import load as load_named
 from runtime.stats import Stats
@@ -52,7 +51,8 @@ class ModelHost:
         self._outage = Outage(draw)
         self._loading: asyncio.Task[OmniModel] | None = None
         self._retry = asyncio.Event()
-        self._kinds: set[StreamKind] = set()
+        self.warm = False
+        """Whether a stream was opened before; for the model thread."""
 
     @property
     def loaded(self) -> bool:
@@ -65,12 +65,6 @@ class ModelHost:
         if self._loading is None:
             raise RuntimeError("use `async with` before asking for the model")
         return await asyncio.shield(self._loading)
-
-    def first_of(self, kind: StreamKind) -> bool:
-        """Whether nobody has said before that a stream of this kind is to be opened."""
-        first = kind not in self._kinds
-        self._kinds.add(kind)
-        return first
 
     def retry_now(self) -> None:
         """Try to load again at once instead of waiting; nothing where none is waited for."""

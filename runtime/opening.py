@@ -39,18 +39,18 @@ async def open_stream(
     model = await host.model()
     config = merged(config, {"stream": {"kind": kind_for(info, wanted)}})
     config, note = within_reach(config, model)
-    cold = host.first_of(config.stream.kind)
-    return await asyncio.wrap_future(host.worker.call(lambda: _opened(model, config, note, cold)))
+    return await asyncio.wrap_future(host.worker.call(lambda: _opened(host, model, config, note)))
 
 
-def _opened(model: OmniModel, config: Config, note: str, cold: bool) -> OpenStream:
-    """cold: no stream of its kind was opened on the model before."""
+def _opened(host: ModelHost, model: OmniModel, config: Config, note: str) -> OpenStream:
+    """The first stream of all warms the model up, while no other waits for it."""
     from omnidrop_stream.plan import intra_for
     from omnidrop_stream.stream import OmniStream
     from omnidrop_stream.warming import warm_up
 
-    if cold:
+    if not host.warm:
         warm_up(model, config)
+        host.warm = True
     stream, settings = OmniStream(model, config), config.stream
     merging = intra_for(config.pruning, config.intra).enabled
     steps = steps_for(settings.kind, settings.fps, merging=merging)

@@ -58,6 +58,7 @@ def test_a_key_like_no_other_lists_the_known_ones():
         ({"model": {"device": "gpu"}}, "model.device = 'gpu' .*cuda"),
         ({"model": {"dtype": "fp8"}}, "model.dtype = 'fp8' .*'auto', 'bf16' or 'fp32'"),
         ({"decode": {"top_p": 0}}, "decode.top_p = 0 .*give a share above 0, at most 1"),
+        ({"decode": {"max_tokens": 4, "min_tokens": 5}}, "min_tokens = 5 is above max_tokens = 4"),
         ({"decode": {"max_tokens": "many"}}, "= 'many' .*: give a whole number from 1 to 8192"),
         ({"stream": {"fps": "fast"}}, "stream.fps = 'fast' .*: give a number from 1 to 8"),
         ({"stream": {"budget_tokens": None}}, "= None .*: give a whole number from 1 on"),

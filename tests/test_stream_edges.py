@@ -11,6 +11,7 @@ import torch
 
 from omnidrop_stream.errors import ConfigError
 from omnidrop_stream.model.fork import Fork
+from omnidrop_stream.model.qwen_omni import QwenOmni
 from omnidrop_stream.stream import OmniStream
 from omnidrop_stream.types import Answer, Chunk, Query, Step, StreamKind
 from tests.helpers import ENGINES, make_chunks, settings, small_model
@@ -323,3 +324,15 @@ def test_an_answer_names_the_pictures_that_were_left_out(model, chunks):
     bare = replace(chunks[1], frames=None, flags=replace(chunks[1].flags, video_absent=True))
     answer = answered(opened(model, chunks=[chunks[0], bare]))
     assert [gap.reason for gap in answer.coverage.gaps] == ["video_absent"]
+
+
+@pytest.mark.parametrize("least", [0, 1, 5])
+def test_no_answer_ends_by_itself_before_its_least_number_of_tokens(model, chunks, least):
+    """Here every token but the first two would end it."""
+    ends = tuple(range(2, model.spec.vocabulary))
+    ending = QwenOmni(model.thinker, model.tokenizer, replace(model.spec, eos_ids=ends), model.ways)
+    answer = answered(opened(ending, chunks=chunks[:1], decode={"min_tokens": least}))
+    assert answer.answer_tokens >= least
+    assert answer.finish == ("length" if answer.answer_tokens == 8 else "stop")
+    if not least:
+        assert answer.answer_tokens == 0

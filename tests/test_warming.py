@@ -17,10 +17,12 @@ HOW = {"stream": {"frame_tokens": 24}, "pruning": {"retention": 0.5}}
 
 
 def elsewhere(engine):
-    """A model on the pretended device that says so, and what records its steps."""
-    plain, recorder = small_model(engine=engine, seed=1, layers=4), Recorder()
+    """A model on the pretended device that says so and would end every answer early, and what
+    records its steps.
+    """
+    plain, recorder = small_model(engine=engine, seed=1, layers=4), Recorder(there=True)
     sent(plain.thinker)
-    spec = replace(plain.spec, device="meta")
+    spec = replace(plain.spec, device="meta", eos_ids=tuple(range(plain.spec.vocabulary // 2)))
     return QwenOmni(plain.thinker, plain.tokenizer, spec, Ways(engine, capture=recorder)), recorder
 
 
@@ -31,14 +33,14 @@ def test_every_kind_of_stream_is_asked_until_its_steps_are_recorded(engine, kind
     with pretended():
         model, recorder = elsewhere(engine)
         assert warm_up(model, how)
-    assert (recorder.records, recorder.replays) == (1, 1)
+    assert (recorder.records, recorder.replays) == (1, 2)
 
 
-def test_an_answer_limit_below_that_is_kept():
+def test_limits_that_are_too_low_for_it_do_not_count():
     with pretended():
         model, recorder = elsewhere("plain")
-        assert warm_up(model, settings(**HOW, decode={"max_tokens": 1}))
-    assert not recorder.records
+        assert warm_up(model, settings(**HOW, decode={"max_tokens": 1, "question_chars": 3}))
+    assert recorder.records == 1
 
 
 def test_a_processor_needs_none():

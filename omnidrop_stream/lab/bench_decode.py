@@ -42,7 +42,8 @@ def token_times(
     stream: OmniStream, query: Query, decode: DecodeConfig, watch: Stopwatch
 ) -> list[float]:
     """Milliseconds of each token of one answer behind the first ``SKIPPED``."""
-    turns = stream.ask_steps(query, decode=decode.model_copy(update={"max_tokens": TOKENS}))
+    whole = decode.model_copy(update={"max_tokens": TOKENS, "min_tokens": TOKENS})
+    turns = stream.ask_steps(query, decode=whole)
     spent: list[float] = []
     while True:
         event, cost = watch.time(lambda: next(turns, None))

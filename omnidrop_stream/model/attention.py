@@ -57,24 +57,14 @@ def causal_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch
 
 
 def _few_rows(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-    """The same for a few rows over many keys."""
-    rows, keys = q.shape[1], k.shape[1]
-    if rows == 1:
-        return masked_attention(q, k, v, None)
-    mask = torch.ones(rows, keys, dtype=torch.bool, device=q.device).tril(keys - rows)
-    return masked_attention(q, k, v, mask)
-
-
-def masked_attention(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None
-) -> torch.Tensor:
-    """q [H, n, hd] over k, v [H_kv, N, hd] as ``mask`` bool [n, N] lets them see (None: all), for a
-    few rows: heads that share a key head become more rows of it, so keys and values are never
-    repeated.
+    """The same for a few rows over many keys: heads that share a key head become more rows of it,
+    so keys and values are never repeated.
     """
     heads, rows, width = q.shape
-    shared = k.shape[0]
-    if mask is not None:
+    shared, keys, _ = k.shape
+    mask = None
+    if rows > 1:
+        mask = torch.ones(rows, keys, dtype=torch.bool, device=q.device).tril(keys - rows)
         mask = mask.repeat(heads // shared, 1)
     grouped = q.reshape(1, shared, -1, width)
     out = F.scaled_dot_product_attention(grouped, k[None], v[None], attn_mask=mask)

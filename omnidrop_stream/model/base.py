@@ -186,7 +186,9 @@ class OmniModel(Protocol):
         """The question's pass with layer-wise pruning; yields after each layer."""
 
     def decode_step(self, fork: Fork, token: int) -> torch.Tensor:
-        """Append one token to the answer: logits f32 [vocabulary] of the next. Mutates ``fork``."""
+        """Append one token to the answer: logits f32 [vocabulary] of the next, valid until its next
+        step. Mutates ``fork``.
+        """
 
     def decode_batch(self, requests: Sequence[DecodeRequest]) -> list[torch.Tensor]:
         """`decode_step` for several answers together. Mutates their forks."""

@@ -69,6 +69,11 @@ class LayerStore:
         return self._count
 
     @property
+    def left(self) -> int:
+        """Positions for which there is room."""
+        return int(self._keys.shape[1]) - self._count
+
+    @property
     def reads(self) -> Sequence[Read]:
         """What the layer sees beside what is held here."""
         return self._reads
@@ -83,7 +88,7 @@ class LayerStore:
         """One position more is filled, by who has the `room`; raises IndexError where there is
         none.
         """
-        if self._count == self._keys.shape[1]:
+        if not self.left:
             raise IndexError(f"the answer's store is full at {self._count} positions")
         self._count += 1
 

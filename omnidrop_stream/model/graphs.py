@@ -17,17 +17,23 @@ from collections.abc import Callable, Sequence
 import torch
 
 from omnidrop_stream.errors import ModelError
-from omnidrop_stream.model.attention import masked_attention
 from omnidrop_stream.model.decoder import Decoder
-from omnidrop_stream.model.fork import LayerStore
+from omnidrop_stream.model.fork import Fork, LayerStore
 from omnidrop_stream.model.partial import Piece, attend, grouped
 from omnidrop_stream.model.rope import rotate
 
 Work = Callable[[], None]
 Capture = Callable[[Work], Work]
-"""Does some work on the device once or more; what it returns does it again, on the same memory."""
+"""Does some work on the device once or more; what it returns does it again, on the same memory.
+That need not keep ``work`` alive, so who asks keeps all that ``work`` reads.
+"""
 EAGER_STEPS = 4
 """Steps of an answer before its step is recorded, which costs as much as some steps."""
+
+
+def worth_recording(fork: Fork) -> bool:
+    """Whether the answer has come so far, and has room for more than one token."""
+    return fork.steps >= EAGER_STEPS and all(store.left > 1 for store in fork.layers)
 
 
 class _Layer:
@@ -45,8 +51,7 @@ class _Layer:
         self.keys.index_copy_(1, place, key)
         self.values.index_copy_(1, place, value)
         seen = (self._places <= place)[None]
-        if self.store.alone:
-            return masked_attention(q, self.keys, self.values, seen)
+        # Not by torch's attention kernels: with a mask those for few rows walk all keys in one go.
         queries = grouped(q, self.keys.shape[0])
         own = Piece(queries, self.keys, self.values, seen.expand(queries.shape[1], -1))
         out, _ = attend([own, *(read.piece(q) for read in self.store.reads)])
@@ -66,13 +71,13 @@ class RecordedStep:
         self._step = torch.zeros(1, dtype=torch.long, device=device)
         self._logits = torch.zeros(decoder.head.out_features, device=device)
         self._stores = stores
-        layers = [_Layer(store, self._step) for store in stores]
+        self._layers = [_Layer(store, self._step) for store in stores]
         try:
-            self._replay = capture(lambda: self._run(decoder, layers))
+            self._replay = capture(lambda: self._run(decoder))
         except RuntimeError as error:
             raise ModelError(
                 f"an answer's step could not be recorded as a CUDA graph ({error}); set "
-                "model.graphs to false"
+                "model.graphs to false, and start again"
             ) from error
 
     def __call__(self, token: int, position: int) -> torch.Tensor:
@@ -86,34 +91,62 @@ class RecordedStep:
         self._replay()
         return self._logits
 
-    def _run(self, decoder: Decoder, layers: Sequence[_Layer]) -> None:
+    def _run(self, decoder: Decoder) -> None:
         angles = decoder.rotary.angles((self._step + self._first).expand(3, 1))
         hidden = decoder.embed(self._token)
-        for number, layer in enumerate(layers):
+        for number, layer in enumerate(self._layers):
             new = decoder.project(number, hidden, angles)
             attended = layer.attend(new.q, rotate(new.k, angles), new.v)
             hidden = decoder.finish(number, hidden, attended)
         self._logits.copy_(decoder.logits(hidden))
 
 
-def cuda_capture(device: torch.device) -> Capture:
-    """Records as torch's documentation wants it: once for real on a stream beside, where libraries
-    set themselves up, then for the record. All records share their memory, which holds nothing from
-    one replay to the next. Other threads (hardware decoders) may go on meanwhile.
-    """
-    beside = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-    pool = torch.cuda.graph_pool_handle()
+class CudaCapture:
+    """A `Capture` for one CUDA device, as torch's documentation wants it: once for real on a stream
+    beside, where libraries set themselves up, then for the record. Other threads (hardware
+    decoders) may go on meanwhile.
 
-    def capture(work: Work) -> Work:
-        current = torch.cuda.current_stream(device)
-        beside.wait_stream(current)
-        with torch.cuda.stream(beside):
-            work()
-        current.wait_stream(beside)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool, beside, capture_error_mode="thread_local"):
-            work()
+    All records share their memory: it holds nothing from one replay to the next, and they are
+    replayed one after the other. What ``torch.cuda.graph`` does besides, emptying all caches of the
+    process, would cost every stream new memory at each answer.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._beside = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self._pool = torch.cuda.graph_pool_handle()
+        self._failed: RuntimeError | None = None
+        # The shared memory ends with its last record; this one stays.
+        number = torch.zeros(1, device=device)
+        self._kept = number, self._recorded(lambda: _ignored(number + 1))
+
+    def __call__(self, work: Work) -> Work:
+        """See `Capture`. What failed once is not tried again: the allocator may be spoilt."""
+        if self._failed is not None:
+            raise self._failed
+        try:
+            graph = self._recorded(work)
+        except RuntimeError as error:
+            self._failed = error
+            raise
         replay: Work = graph.replay
         return replay
 
-    return capture
+    def _recorded(self, work: Work) -> torch.cuda.CUDAGraph:
+        current = torch.cuda.current_stream(self._device)
+        self._beside.wait_stream(current)
+        with torch.cuda.stream(self._beside):
+            work()
+            self._beside.synchronize()
+            graph = torch.cuda.CUDAGraph()
+            graph.capture_begin(self._pool, capture_error_mode="thread_local")
+            try:
+                work()
+            finally:
+                graph.capture_end()
+        current.wait_stream(self._beside)
+        return graph
+
+
+def _ignored(_: torch.Tensor) -> None:
+    return None

@@ -7,7 +7,7 @@ from typing import Literal, Protocol
 import torch
 
 from omnidrop_stream.errors import ConfigError, MissingDependency
-from omnidrop_stream.model.graphs import Capture, cuda_capture
+from omnidrop_stream.model.graphs import Capture, CudaCapture
 from omnidrop_stream.model.qwen_omni import Engine, Ways
 from omnidrop_stream.model.varlen import VarlenAttention, flash_kernel
 
@@ -94,4 +94,4 @@ def pick_capture(graphs: bool, device: torch.device) -> Capture | None:
             "model.graphs = true needs a CUDA device; a processor has nothing to launch: leave it "
             "false there"
         )
-    return cuda_capture(device)
+    return CudaCapture(device)

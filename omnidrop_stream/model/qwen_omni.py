@@ -24,7 +24,7 @@ from omnidrop_stream.model.batch import PlainRunning, Running, decode_batch, ext
 from omnidrop_stream.model.decoder import Decoder
 from omnidrop_stream.model.fast import FastEngine, FastRunning
 from omnidrop_stream.model.fork import Fork
-from omnidrop_stream.model.graphs import EAGER_STEPS, Capture, RecordedStep
+from omnidrop_stream.model.graphs import Capture, RecordedStep, worth_recording
 from omnidrop_stream.model.parts import parts_of
 from omnidrop_stream.model.prefill import PrunedPrefill, Trunk
 from omnidrop_stream.model.rope import Rotary, block_positions, rotate, text_positions
@@ -223,10 +223,12 @@ class QwenOmni:
 
     @torch.inference_mode()
     def decode_step(self, fork: Fork, token: int) -> torch.Tensor:
-        """Append one token to the answer: logits f32 [vocabulary] of the next. Mutates ``fork``."""
+        """Append one token to the answer: logits f32 [vocabulary] of the next, which a recorded
+        step overwrites the next time. Mutates ``fork``.
+        """
         decoder = self._decoder
         capture = self._ways.capture
-        if capture is not None and fork.recorded is None and fork.steps >= EAGER_STEPS:
+        if capture is not None and fork.recorded is None and worth_recording(fork):
             fork.recorded = RecordedStep(decoder, fork.layers, fork.next_position, capture)
         if fork.recorded is not None:
             fork.advance(fork.recorded(token, fork.next_position))
@@ -242,5 +244,7 @@ class QwenOmni:
         return fork.logits
 
     def decode_batch(self, requests: Sequence[DecodeRequest]) -> list[torch.Tensor]:
-        """`decode_step` for several answers together. Mutates their forks."""
+        """`decode_step` for several answers together, never by their records. Mutates their
+        forks.
+        """
         return decode_batch(self._decoder, requests)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import gc
 import math
 import weakref
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
@@ -19,7 +20,7 @@ from torch.utils._pytree import tree_leaves
 
 from omnidrop_stream.errors import ConfigError, ModelError
 from omnidrop_stream.model.base import DecodeRequest
-from omnidrop_stream.model.graphs import EAGER_STEPS
+from omnidrop_stream.model.graphs import EAGER_STEPS, CudaCapture
 from omnidrop_stream.model.pick import pick_capture
 from omnidrop_stream.model.qwen_omni import QwenOmni, Ways
 from omnidrop_stream.stream import OmniStream
@@ -41,25 +42,34 @@ def memory(tensor):
 
 
 class Recorder(TorchDispatchMode):
-    """A `Capture`; counts its records and their replays."""
+    """A `Capture`; counts its records and their replays. there: the model is on the pretended
+    device, so nothing from here may be sent. inputs: weak references to what a record reads and
+    has not made.
+    """
 
-    def __init__(self):
+    def __init__(self, there=False):
         super().__init__()
         self.records = self.replays = 0
-        self._calls = []
+        self.inputs = []
+        self._there, self._calls, self._made = there, [], set()
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         if func.overloadpacket.__name__ in WAITS:
             raise RuntimeError("operation not permitted when stream is capturing")
         named = kwargs or {}
+        given = tensors((args, named))
+        if self._there and any(t.dim() and not isinstance(t, There) for t in given):
+            raise RuntimeError(f"{func} copies from memory that is not pinned, in a record")
+        self.inputs += [weakref.ref(t) for t in given if id(t) not in self._made]
         out = func(*args, **named)
+        self._made |= {id(t) for t in tensors(out)}
         self._calls.append((func, args, named, out))
         return out
 
     def __call__(self, work):
         with torch.inference_mode():
             work()
-            self._calls = []
+            self._calls, self.inputs, self._made = [], [], set()
             with self:
                 work()
         calls, self._calls = self._calls, []
@@ -143,10 +153,10 @@ def steps(model, batched=()):
     return found
 
 
-def fork_of(model):
+def fork_of(model, tokens=12):
     """Of a question that is prefilled."""
     how = settings(
-        stream={"frame_tokens": 24}, pruning={"retention": 0.5}, decode={"max_tokens": 12}
+        stream={"frame_tokens": 24}, pruning={"retention": 0.5}, decode={"max_tokens": tokens}
     )
     made = OmniStream(model, how)
     for chunk in make_chunks(2, seed=2):
@@ -224,7 +234,7 @@ def test_a_replayed_token_makes_the_host_wait_for_the_token_alone(engine):
         plain = small_model(engine=engine, seed=1, layers=4)
         sent(plain.thinker)
         parts = (plain.thinker, plain.tokenizer, plain.spec)
-        recorder = Recorder()
+        recorder = Recorder(there=True)
         fork = fork_of(QwenOmni(*parts, Ways(engine)))
         model = QwenOmni(*parts, Ways(engine, capture=recorder))
         for token in range(EAGER_STEPS + 1):
@@ -233,6 +243,37 @@ def test_a_replayed_token_makes_the_host_wait_for_the_token_alone(engine):
         model.decode_step(fork, 7)
         assert recorder.replays == 2
         assert device.waits == before
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_all_that_a_record_reads_lives_as_long_as_the_answer(engine):
+    """A CUDA graph keeps the memory of none of it."""
+    recorder = Recorder()
+
+    def forgetting(work):
+        recorder(work)
+        return lambda: None
+
+    model = with_capture(small_model(engine=engine, seed=1, layers=4), forgetting)
+    fork = fork_of(model)
+    with torch.inference_mode():
+        for token in range(EAGER_STEPS + 1):
+            model.decode_step(fork, token)
+    gc.collect()
+    assert len(recorder.inputs) > 50
+    assert all(reference() is not None for reference in recorder.inputs)
+
+
+def test_an_answer_with_room_for_one_token_is_not_recorded():
+    recorder = Recorder()
+    model = with_capture(small_model(seed=1, layers=4), recorder)
+    fork = fork_of(model, tokens=EAGER_STEPS + 1)
+    with torch.inference_mode():
+        for token in range(EAGER_STEPS + 1):
+            model.decode_step(fork, token)
+        with pytest.raises(IndexError, match="full"):
+            model.decode_step(fork, 1)
+    assert not recorder.records
 
 
 def test_what_cannot_be_recorded_says_how_to_go_on():
@@ -251,3 +292,93 @@ def test_on_a_processor_the_setting_is_refused():
 
 def test_without_the_setting_nothing_is_recorded():
     assert pick_capture(False, torch.device("cuda")) is None
+
+
+class FakeCuda:
+    """The part of ``torch.cuda`` that records: writes down what is asked of it."""
+
+    def __init__(self, patch):
+        self.told, self.broken = [], False
+        fake = self
+
+        class Graph:
+            def capture_begin(self, pool, capture_error_mode):
+                fake.told.append(f"begin {pool} {capture_error_mode}")
+
+            def capture_end(self):
+                fake.told.append("end")
+                if fake.broken:
+                    raise RuntimeError("capture was invalidated")
+
+            def replay(self):
+                fake.told.append("replay")
+
+        class Stream:
+            def __init__(self, name="current"):
+                self.name = name
+
+            def wait_stream(self, other):
+                fake.told.append("wait")
+
+            def synchronize(self):
+                fake.told.append("synchronize")
+
+        @contextmanager
+        def beside(stream):
+            fake.told.append("in")
+            yield
+            fake.told.append("out")
+
+        patch.setattr(torch.cuda, "Stream", Stream)
+        patch.setattr(torch.cuda, "current_stream", lambda device: Stream())
+        patch.setattr(torch.cuda, "stream", beside)
+        patch.setattr(torch.cuda, "CUDAGraph", Graph)
+        patch.setattr(torch.cuda, "graph_pool_handle", lambda: "pool")
+
+
+ONCE = [
+    "wait",
+    "in",
+    "work",
+    "synchronize",
+    "begin pool thread_local",
+    "work",
+    "end",
+    "out",
+    "wait",
+]
+
+
+def test_a_cuda_device_does_the_work_once_beside_and_then_for_the_record(monkeypatch):
+    fake = FakeCuda(monkeypatch)
+    capture = CudaCapture(torch.device("cpu"))
+    assert [told for told in ONCE if told != "work"] == fake.told  # what keeps the memory
+    fake.told.clear()
+    replay = capture(lambda: fake.told.append("work"))
+    assert fake.told == ONCE
+    replay()
+    assert fake.told[-1] == "replay"
+
+
+def test_what_could_not_be_recorded_once_is_not_tried_again(monkeypatch):
+    fake = FakeCuda(monkeypatch)
+    capture, tries = CudaCapture(torch.device("cpu")), []
+    fake.broken = True
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="invalidated"):
+            capture(lambda: tries.append(1))
+    assert len(tries) == 2  # both passes of the first
+
+
+def test_a_record_ends_where_its_work_fails(monkeypatch):
+    fake = FakeCuda(monkeypatch)
+    capture, passes = CudaCapture(torch.device("cpu")), []
+
+    def failing():
+        passes.append(1)
+        if len(passes) == 2:
+            raise torch.OutOfMemoryError("no memory")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        capture(failing)
+    assert fake.told[-1] == "end"

@@ -32,6 +32,8 @@ CUDA = torch.device("cuda")
 def literal(q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, causal=False):
     """One sequence, one head, one row at a time; the mask is aligned at the bottom right."""
     assert causal
+    if max_seqlen_q == 1 and q.shape[1] > k.shape[1]:  # as the package takes heads for rows then
+        assert len(q) == len(cu_seqlens_q) - 1
     assert cu_seqlens_q.dtype == cu_seqlens_k.dtype == torch.int32
     out = torch.full_like(q, float("nan"))
     ends = [bounds.tolist() for bounds in (cu_seqlens_q, cu_seqlens_k)]
@@ -69,7 +71,15 @@ def parts(*sizes, heads=4, shared=2):
 
 
 @pytest.mark.parametrize(
-    "sizes", [[(3, 3)], [(1, 9)], [(2, 5), (4, 4)], [(1, 7), (1, 3), (5, 12)], [(0, 4), (2, 6)]]
+    "sizes",
+    [
+        [(3, 3)],
+        [(1, 9)],
+        [(2, 5), (4, 4)],
+        [(1, 7), (1, 3), (5, 12)],
+        [(0, 4), (2, 6)],
+        [(0, 4), (1, 6)],
+    ],
 )
 def test_several_sequences_in_one_call_equal_each_on_its_own(sizes):
     several = parts(*sizes)
@@ -81,6 +91,17 @@ def test_several_sequences_in_one_call_equal_each_on_its_own(sizes):
 def test_no_rows_at_all_need_no_kernel():
     (found,) = VARLEN.of_each(parts((0, 4)))
     assert found.shape == (4, 0, 8)
+
+
+def test_one_sequence_alone_is_read_where_it_lies():
+    ((q, k, v),) = parts((2, 5))
+
+    def kernel(_, keys, values, *bounds, causal):
+        assert keys.data_ptr() == k.data_ptr()
+        assert values.data_ptr() == v.data_ptr()
+        return torch.zeros(2, 4, 8)
+
+    VarlenAttention(kernel).of(q, k, v)
 
 
 def test_the_kernel_is_called_once_for_all():

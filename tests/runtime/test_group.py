@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from omnidrop_stream.config import Config
-from omnidrop_stream.errors import SourceNotFound, UsageError
+from omnidrop_stream.errors import ModelError, SourceNotFound, UsageError
 from omnidrop_stream.model.base import OmniModel
 from omnidrop_stream.types import Answer
 from runtime.group import SessionGroup
@@ -73,21 +73,27 @@ async def test_a_stream_joins_and_leaves_while_another_goes_on(model: OmniModel)
     assert one.stats.counter("chunk.committed") == 2
 
 
-async def test_the_model_is_warmed_up_once_for_streams_of_a_kind(
+async def test_the_model_is_warmed_up_by_the_first_stream_that_opens(
     model: OmniModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    warmed: list[tuple[str, str]] = []
+    warmed: list[str] = []
 
     def noted(_: OmniModel, config: Config) -> None:
-        warmed.append((config.stream.kind, threading.current_thread().name))
+        warmed.append(threading.current_thread().name)
+        if len(warmed) == 1:
+            raise ModelError("it could not be recorded")
 
     monkeypatch.setattr("omnidrop_stream.warming.warm_up", noted)
     async with ModelHost(load=lambda: model) as host, SessionGroup(host) as group:
-        for name in ("one", "two"):
+        first = await group.add("first", GatedSource(600), CONFIG)
+        async with asyncio.timeout(WAIT_S):
+            await first.ended.wait()
+        for name in ("second", "third"):
             session = await group.add(name, GatedSource(600), CONFIG)
             async with asyncio.timeout(WAIT_S):
                 await session._ready
-    assert warmed == [("av", "omnidrop-model")]
+    assert isinstance(first.failure, ModelError)
+    assert warmed == ["omnidrop-model"] * 2
 
 
 async def test_a_source_that_fails_harms_no_other_and_says_so_until_removed(
