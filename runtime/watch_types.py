@@ -39,7 +39,7 @@ class WatchState:
     baseline: float | None = None
     """The same in quiet time."""
     judge_ms: float | None = None
-    """The model's time for its last judgement."""
+    """The model's time for a judgement, median of the last ones."""
     refusal: OmniDropError | None = None
     """The same as an error."""
 

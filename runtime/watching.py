@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from statistics import median
 from typing import TYPE_CHECKING
 
 from omnidrop_stream.errors import Busy, OmniDropError, UsageError
@@ -27,6 +29,8 @@ if TYPE_CHECKING:  # torch comes with the model, on its thread
     from omnidrop_stream.stream import OmniStream
     from omnidrop_stream.watch import Judgement, Standing
 
+COSTS = 9
+"""Judgements whose cost is remembered: one may have been disturbed."""
 _STAGES = {
     State.LEARNING: WatchStage.LEARNING,
     State.QUIET: WatchStage.WATCHING,
@@ -48,7 +52,8 @@ class _Watch:
     refusal: OmniDropError | None = None
     events: int = 0
     last: Verdict | None = None
-    judge_ms: float | None = None
+    costs_ms: deque[float] = field(default_factory=lambda: deque(maxlen=COSTS))
+    """Of the last judgements; the first is what it usually took to learn."""
     beginning: asyncio.Task[None] | None = None
 
     def state(self) -> WatchState:
@@ -63,7 +68,7 @@ class _Watch:
             events=self.events,
             odds=None if judged is None else judged.odds,
             baseline=None if judged is None else judged.baseline,
-            judge_ms=self.judge_ms,
+            judge_ms=median(self.costs_ms) if self.costs_ms else None,
         )
 
 
@@ -248,7 +253,8 @@ class Watching:
             raise Busy(refusal)
         for odds in learnt.odds:
             watch.judge.learn(odds)
-        watch.standing, watch.judge_ms = standing, cost_s * 1e3
+        watch.standing = standing
+        watch.costs_ms.append(cost_s * 1e3)
         watch.stage = _STAGES[watch.judge.state]
         load.judged(self._rounds, cost_s, 1)
         load.carries(self._rounds, len(self._due()))
@@ -285,7 +291,7 @@ class Watching:
         if self._watches.get(watch.id) is not watch or watch.standing is None:
             return
         self._stats.count("watch.judged")
-        watch.judge_ms = judgement.own_ms + judgement.shared_ms
+        watch.costs_ms.append(judgement.own_ms + judgement.shared_ms)
         if judgement.odds is None:
             self._stats.count("watch.nothing_to_judge")
             return

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import threading
+from dataclasses import replace
 
 import av
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 
 from omnidrop_stream.errors import Busy, ConfigError, ModelMismatch, UsageError
 from omnidrop_stream.types import Answer
+from omnidrop_stream.watch import Judgement
 from omnidrop_stream.watch_config import WatchConfig
 from runtime.session import StreamSession
 from runtime.watch_rounds import Learnt
@@ -365,3 +367,16 @@ async def test_a_question_can_look_back(model):
         async for event in session.ask("what?", look_back_s=2.5):
             answer = event
     assert answer.coverage.from_s == 4.0
+
+
+async def test_one_slow_judgement_does_not_change_what_one_is_said_to_take(model):
+    async with asyncio.timeout(WAIT_S), opened(model) as session:
+        await session.drained()
+        watching = session.watching
+        before = await watching.add(WatchConfig(text="a bell", learn=2))
+        watch = watching._watches[before.id]
+        slow = Judgement(0, 0.0, 2.0, None, (), 1.0, tokens=9, own_ms=1e6, shared_ms=0.0)
+        usual = replace(slow, own_ms=before.judge_ms)
+        for judgement in (usual, slow, usual):
+            watching._judged(watch, judgement, 0.0)
+        assert watching.states()[0].judge_ms < 10 * before.judge_ms
