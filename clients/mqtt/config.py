@@ -20,6 +20,10 @@ from clients.variables import with_variables
 from omnidrop_stream.errors import ConfigError
 
 LARGEST_SECRET = 4096
+_HOST = re.compile(
+    r"\[?(?:[0-9A-Fa-f.]*:){2,}[0-9A-Fa-f.]*(?:%\w+)?\]?"  # IPv6
+    r"|[^\s/@:?#%\\\[\]]+"
+)
 
 
 class _Section(BaseModel):
@@ -119,6 +123,21 @@ class MqttConfig(_Section):
     status_every_s: Annotated[float, Field(ge=1.0, le=3600.0)] = 60.0
     stats_every_s: Annotated[float, Field(ge=1.0, le=3600.0)] = 30.0
     limits: LimitsConfig = Field(default_factory=LimitsConfig)
+
+    @field_validator("host")
+    @classmethod
+    def _alone(cls, host: str) -> str:
+        if _HOST.fullmatch(host):
+            return host.strip("[]")
+        if "@" in host:
+            raise ValueError(
+                "it holds a login: give the host alone, and the login as mqtt.user and "
+                "mqtt.password_file"
+            )
+        raise ValueError(
+            "give the host alone, as broker.local; its port is mqtt.port, and mqtt.tls says "
+            "whether it is encrypted"
+        )
 
     @field_validator("tls", mode="before")
     @classmethod

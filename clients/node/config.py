@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -54,12 +55,14 @@ from omnidrop_stream.config import (
 from omnidrop_stream.errors import ConfigError
 from omnidrop_stream.types import StreamKind
 from omnidrop_stream.watch_config import WatchConfig
-from runtime.redact import redact
+from runtime.redact import HIDDEN, redact
 from runtime.sources import SourceOptions
 
 ENV_PREFIX = "OMNIDROP_"
 LARGEST_SECRET = 4096
 _SECRETS = ("password", "token")
+_HOST_AND_PORT = re.compile(r"(?P<host>\[[^\[\]]+\]|[^:@/]+):(?P<port>\d+)")
+_NO_LOGIN = re.compile(r"(?:\w+://)?[^@:/]*(?::\d{0,5})?/?")
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
 FilePath = Annotated[str, AfterValidator(with_variables)]
@@ -271,10 +274,8 @@ def expanded(values: dict[str, Any]) -> dict[str, Any]:
     if isinstance(values.get("model"), str):
         values["model"] = {"model": values["model"]}
     if isinstance(values.get("mqtt"), str):
-        host, colon, port = values["mqtt"].rpartition(":")
-        values["mqtt"] = (
-            {"host": host, "port": port} if colon and port.isdigit() else {"host": values["mqtt"]}
-        )
+        found = _HOST_AND_PORT.fullmatch(values["mqtt"])
+        values["mqtt"] = found.groupdict() if found is not None else {"host": values["mqtt"]}
     if isinstance(values.get("cameras"), dict):
         values["cameras"] = {
             str(name): _camera(camera) for name, camera in values["cameras"].items()
@@ -321,8 +322,10 @@ def _hidden(told: ConfigError, error: ValidationError) -> ConfigError:
     """The same sentence without any value that may be a secret."""
     text = str(told)
     for item in error.errors():
+        if item["loc"] == ("mqtt", "host") and not _NO_LOGIN.fullmatch(str(item["input"])):
+            text = text.replace(repr(item["input"]), HIDDEN)
         for secret in _secrets(item["input"], any(part in _SECRETS for part in item["loc"])):
-            text = text.replace(secret, "***")
+            text = text.replace(secret, HIDDEN)
     return ConfigError(redact(text))
 
 

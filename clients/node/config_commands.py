@@ -37,7 +37,7 @@ def check(file: File) -> None:
     for advice in (*advices(config), *_never_usable(config, str(file))):
         write_err(f"note: {advice}")
     count = len(config.cameras)
-    broker = f"broker {config.mqtt.host}" if config.mqtt is not None else "no broker"
+    broker = f"broker {redact(config.mqtt.host)}" if config.mqtt is not None else "no broker"
     write_out(f"{file}: right. {count} camera{'s' * (count != 1)}, {broker}.")
 
 

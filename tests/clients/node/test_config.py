@@ -156,6 +156,43 @@ def test_no_mistake_shows_a_secret(write, values):
     assert SECRET not in repr(caught.value.__cause__)
 
 
+@pytest.mark.parametrize(
+    "broker", ["mqtt://bob:{}@b", "bob:{}@b", "bob:{}@b:1884", "bob:{}", "b/{}"]
+)
+@pytest.mark.parametrize("form", [str, lambda host: {"host": host}], ids=["short", "long"])
+def test_a_login_in_the_brokers_host_is_refused_without_being_shown(write, broker, form):
+    with pytest.raises(ConfigError, match=r"mqtt.host = .* is not allowed: .*host alone") as caught:
+        load_node_config(write({"mqtt": form(broker.format(SECRET))}))
+    assert SECRET not in str(caught.value)
+    assert ("mqtt.user and mqtt.password_file" in str(caught.value)) == ("@" in broker)
+
+
+@pytest.mark.parametrize("host", ["mqtt://b", "mqtts://b:8883", "b/x", {"host": "b:1883"}])
+def test_a_brokers_host_is_a_host_alone(write, host):
+    with pytest.raises(ConfigError, match=r"give the host alone, as broker\.local; its port is"):
+        load_node_config(write({"mqtt": host}))
+
+
+@pytest.mark.parametrize(
+    ("broker", "endpoint"),
+    [
+        ("b_1.local:1884", ("b_1.local", 1884)),
+        ("::1", ("::1", 1883)),
+        ("[::1]:1884", ("::1", 1884)),
+        ("fe80::1%eth0", ("fe80::1%eth0", 8883)),
+    ],
+)
+def test_every_kind_of_host_is_taken(write, broker, endpoint):
+    assert load_node_config(write({"mqtt": broker})).mqtt.endpoint == endpoint
+
+
+def test_check_refuses_a_login_in_the_brokers_host(write):
+    path = write({"mqtt": f"bob:{SECRET}@b"})
+    done = CliRunner().invoke(app, ["check", str(path)])
+    assert isinstance(done.exception, ConfigError)
+    assert SECRET not in str(done.exception) + done.output
+
+
 def test_what_is_shown_holds_no_secret(write):
     config = load_node_config(
         write(
