@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from omnidrop_stream.config import Config, PruningConfig, merged
 from omnidrop_stream.types import StreamKind
@@ -62,3 +62,10 @@ def with_retention(config: Config, pruning: PruningConfig, fraction: float) -> P
     values = {**pruning.model_dump(exclude_unset=True), "retention": fraction}
     values.pop("schedule", None)
     return merged(config, {"pruning": values}, "retention").pruning
+
+
+def not_coming(future: asyncio.Future[Any], error: BaseException) -> None:
+    """What is waited for will not come. That nobody waits for it is no warning: `ended` tells."""
+    if not future.done():
+        future.set_exception(error)
+        future.exception()

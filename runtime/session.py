@@ -24,7 +24,7 @@ from runtime.feed import ChunkFeed
 from runtime.host import ModelHost
 from runtime.keeping import Keeping
 from runtime.loop_delay import watch_loop
-from runtime.opening import open_stream, with_retention
+from runtime.opening import not_coming, open_stream, with_retention
 from runtime.sources import SourceOptions, open_source
 from runtime.sources.base import LiveSource, Source, SourceInfo
 from runtime.sources.pacing import Paced
@@ -125,7 +125,7 @@ class StreamSession:
         try:
             await asyncio.shield(self._opened)
         except BaseException:
-            await self._close()
+            await self.close()
             raise
         return self
 
@@ -135,10 +135,10 @@ class StreamSession:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """End everything within 2 s; raises the session's failure if the body raised nothing."""
-        await self._close()
-        if error is None and self._failure is not None:
-            raise self._failure
+        """`close`; raises the session's failure if the body raised nothing."""
+        failure = await self.close()
+        if error is None and failure is not None:
+            raise failure
 
     def _make_capture(self) -> CaptureThread:
         source = self._source
@@ -187,7 +187,8 @@ class StreamSession:
         if not self._ready.done():
             self._ready.set_result(opened.stream)
 
-    async def _close(self) -> None:
+    async def close(self) -> BaseException | None:
+        """End everything within 2 s; returns what had ended the session, or did meanwhile."""
         await self.watching.close()
         self._answers.cancel_all()
         self._feed.close()
@@ -204,10 +205,8 @@ class StreamSession:
             self.stats.count("capture.not_ended")
         self.ended.set()
         for future in (self._ready, self._opened):
-            if not future.done():
-                future.cancel()
-            elif not future.cancelled():
-                future.exception()
+            future.cancel()
+        return self._failure
 
     # -- what it is
 
@@ -425,12 +424,10 @@ class StreamSession:
 
     def _source_ended(self, error: BaseException | None) -> None:
         if error is not None:
-            if not self._opened.done():
-                self._opened.set_exception(error)
+            not_coming(self._opened, error)
             self._fail(error)
             return
-        if not self._opened.done():
-            self._opened.set_exception(SourceError("the source ended before it was open"))
+        not_coming(self._opened, SourceError("the source ended before it was open"))
         if self._feed.idle:
             self._material.set()  # nothing will come: whoever waits is told that nothing is held
         self.ended.set()
@@ -441,8 +438,7 @@ class StreamSession:
             self._failure = error
             if not isinstance(error, OmniDropError):
                 self.stats.count("session.unexpected_error")
-        if not self._ready.done():
-            self._ready.set_exception(error)
+        not_coming(self._ready, error)
         self._material.set()
         self._answers.fail(error)
         self.ended.set()

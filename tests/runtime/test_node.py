@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
+from typing import Self
 
 import pytest
 
@@ -18,6 +20,7 @@ from omnidrop_stream.types import Answer
 from omnidrop_stream.watch_config import WatchConfig
 from runtime.host import ModelHost
 from runtime.node import AskRequest, CameraSpec, Node
+from runtime.sources.options import SourceOptions
 from runtime.watch_types import WatchEvent, WatchStage
 from tests.helpers import settings
 from tests.runtime.fakes import GatedSource
@@ -25,6 +28,7 @@ from tests.watches import watching_model
 
 WAIT_S = 30.0
 CONFIG = settings(pruning={"retention": 0.45}, decode={"max_tokens": 4, "question_chars": 200})
+WAITING = SourceOptions(wait_for_first=True)
 ALWAYS = WatchConfig(text="anything at all", floor=-50.0, learn=0)
 
 
@@ -267,3 +271,27 @@ async def test_a_camera_that_the_model_cannot_carry_is_shown_as_refused_until_th
     await held(node, "late")
     assert node.status("late").state != "refused"
     assert (await answer_of(node, "late", AskRequest("what?"))).finish
+
+
+class OpensNever(GatedSource):
+    """Is told to stop while it opens, and then says that there is nothing to open."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.opening = threading.Event()
+
+    def __enter__(self) -> Self:
+        self.opening.set()
+        self._stopped.wait(WAIT_S)
+        raise SourceNotFound("there is no such file")
+
+
+async def test_a_camera_that_fails_to_open_while_it_is_removed_is_gone(node: Node):
+    for number in range(5):
+        source = OpensNever()
+        name = f"door{number}"
+        node.add_camera(name, CameraSpec(lambda source=source: source, CONFIG, WAITING))
+        await asyncio.to_thread(source.opening.wait, WAIT_S)
+        async with asyncio.timeout(WAIT_S):
+            await node.remove_camera(name)
+    assert node.cameras() == []

@@ -1,13 +1,14 @@
 """A session: watching goes on while it is asked, and everything ends cleanly."""
 
 import asyncio
+import gc
 import hashlib
 import random
 import threading
 
 import pytest
 
-from omnidrop_stream.errors import NothingHeld, QuestionError, SourceNotFound
+from omnidrop_stream.errors import ConfigError, NothingHeld, QuestionError, SourceNotFound
 from omnidrop_stream.types import Answer, Delta
 from runtime.host import ModelHost
 from runtime.session import StreamSession
@@ -384,3 +385,15 @@ async def test_a_model_five_times_too_slow_never_holds_up_the_source(model, conf
     assert lost >= 15
     assert answer.dropped_chunks == lost
     assert sum(gap.reason == "overload" for gap in answer.coverage.gaps) >= 3
+
+
+async def test_nothing_is_logged_of_a_failure_that_nobody_waited_for(model, caplog):
+    bad = settings(pruning={"policy": "no-such-policy"})
+    async with asyncio.timeout(WAIT_S), ModelHost(load=lambda: model) as host:
+        session = StreamSession(GatedSource(20), bad, host)
+        await session.__aenter__()
+        await session.ended.wait()
+        assert isinstance(await session.close(), ConfigError)
+        del session
+        gc.collect()
+    assert not caplog.records
