@@ -413,6 +413,10 @@ def _run(given: list[str], as_json: bool, debug: bool, own_process: bool) -> int
         return INTERRUPTED
     except (terminal.ReaderGone, BrokenPipeError):
         raise
+    except SystemExit as ended:
+        if isinstance(ended.__context__, BrokenPipeError):  # what Typer makes of one
+            raise terminal.ReaderGone from None
+        raise
     except Exception as error:
         if debug:
             terminal.show_traceback()

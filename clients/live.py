@@ -25,7 +25,7 @@ from clients.live_pipe import PipeFront, Script
 from clients.live_watch import watch_of
 from clients.options import Flags, SourceFlags, kind_of, moments, settings, source_options
 from clients.outputs import check_outputs
-from clients.terminal import complain, is_terminal, report, write_err
+from clients.terminal import ReaderGone, complain, is_terminal, report, write_err
 from omnidrop_stream.config import Config, make_config
 from omnidrop_stream.errors import OmniDropError, UsageError
 from omnidrop_stream.types import StreamKind
@@ -84,7 +84,7 @@ def live(
     wishes: Wishes,
     own_process: bool = False,
 ) -> int:
-    """Run until done; returns the exit code. Raises OmniDropError, BrokenPipeError.
+    """Run until done; returns the exit code. Raises OmniDropError, ReaderGone.
 
     source None: the first camera and the default microphone. own_process: nothing else lives in
     this process, so it may end here and now.
@@ -109,7 +109,7 @@ def live(
     try:
         settle_heap()
         code = asyncio.run(run.result())
-    except (OmniDropError, BrokenPipeError) as error:
+    except (OmniDropError, ReaderGone) as error:
         failure = error
     left = _threads_left() if own_process else set()
     if left or (own_process and (run.interactive or code in (INTERRUPTED, TERMINATED))):

@@ -5,7 +5,6 @@ stdin, and a reader that has gone.
 from __future__ import annotations
 
 import asyncio
-import errno
 import fcntl
 import os
 import queue
@@ -14,6 +13,7 @@ import threading
 from collections.abc import AsyncGenerator, Callable
 from typing import TYPE_CHECKING, TextIO
 
+from clients.terminal import ReaderGone
 from omnidrop_stream.types import Delta
 from runtime.asking import Answered, Asked, Event, Failed
 
@@ -126,7 +126,7 @@ class PrintThread:
 
 
 def reader_gone(stream: TextIO) -> asyncio.Future[None] | None:
-    """A future that fails with BrokenPipeError as soon as nobody reads the pipe any more; None
+    """A future that fails with ReaderGone as soon as nobody reads the pipe any more; None
     where ``stream`` is no pipe. Cancel it when it is no longer needed.
     """
     try:
@@ -142,7 +142,7 @@ def reader_gone(stream: TextIO) -> asyncio.Future[None] | None:
     def wake() -> None:
         # The writing end of a pipe is never readable: epoll reports only that it is broken.
         if not gone.done():
-            gone.set_exception(BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE)))
+            gone.set_exception(ReaderGone())
 
     loop.add_reader(number, wake)
     gone.add_done_callback(lambda _: loop.remove_reader(number))

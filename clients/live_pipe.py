@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TextIO
 from clients import live_words
 from clients.live_commands import Command, parse_command
 from clients.live_output import PrintThread, Shown, Turnstile, lines_of, reader_gone
-from clients.terminal import complain, make_printer, write_out
+from clients.terminal import OutputLost, ReaderGone, complain, make_printer, write_out
 from omnidrop_stream.errors import OmniDropError
 from runtime.asking import Asked, Failed, Status
 
@@ -57,7 +57,7 @@ class PipeFront:
     async def run(self, desk: Desk) -> int:
         """Returns the exit code of the first question that failed, or 0.
 
-        Raises what printing raised: BrokenPipeError when the reader has gone.
+        Raises what printing raised: ReaderGone where nobody reads any more.
         """
         work = asyncio.create_task(self._work(desk), name="script")
         gone = reader_gone(sys.stdout)
@@ -83,7 +83,7 @@ class PipeFront:
 
     async def close(self) -> None:
         """Print what still waits; who does not read is not waited for."""
-        with suppress(TimeoutError, OSError):
+        with suppress(TimeoutError, OSError, ReaderGone, OutputLost):  # `run` has told it
             async with asyncio.timeout(CLOSE_S):
                 await self._printed()
                 self._printer.close()

@@ -11,6 +11,7 @@ from contextlib import aclosing
 import pytest
 
 from clients.live_output import PrintThread, Shown, Turnstile, lines_of, reader_gone
+from clients.terminal import ReaderGone
 from omnidrop_stream.errors import NothingHeld
 from omnidrop_stream.types import Delta
 from runtime.asking import Failed, Status
@@ -122,7 +123,7 @@ async def test_a_reader_that_goes_is_noticed_although_nothing_is_written() -> No
         assert gone is not None
         assert not gone.done()
         os.close(reading)
-        with pytest.raises(BrokenPipeError):
+        with pytest.raises(ReaderGone):
             async with asyncio.timeout(WAIT_S):
                 await gone
 

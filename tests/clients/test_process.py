@@ -45,12 +45,25 @@ def test_a_mistake_has_its_exit_code_and_one_sentence(process: Omnidrop, clips: 
     assert ran.err.count("\n") == 1
 
 
-def test_a_reader_that_has_left_ends_it_quietly(repository: Path, clips: dict) -> None:
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["ask", "CLIP", "a", "--json", "-q"],
+        ["config", "--help"],
+        ["config", "schema"],
+        ["--help"],
+    ],
+    ids=" ".join,
+)
+def test_a_reader_that_has_left_ends_it_quietly(
+    repository: Path, clips: dict, command: list[str]
+) -> None:
+    words = [str(clips["av"]) if word == "CLIP" else word for word in command]
     reading, writing = os.pipe()
     os.close(reading)
     try:
         done = subprocess.run(
-            [sys.executable, "-m", "clients.cli", "ask", str(clips["av"]), "a", "--json", "-q"],
+            [sys.executable, "-m", "clients.cli", *words],
             cwd=repository,
             stdout=writing,
             stderr=subprocess.PIPE,
@@ -60,6 +73,18 @@ def test_a_reader_that_has_left_ends_it_quietly(repository: Path, clips: dict) -
     finally:
         os.close(writing)
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+@pytest.mark.parametrize("form", ["plain", "json"])
+def test_a_live_run_whose_reader_has_left_ends_with_0(
+    monkeypatch: pytest.MonkeyPatch, clips: dict, form: str
+) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as stdout:
+        monkeypatch.setattr("sys.stdout", stdout)
+        command = ["live", str(clips["av"]), "--fast", "--ask", "a", "--model", "tiny", "-q"]
+        assert main([*command, "--json"] if form == "json" else command) == 0
 
 
 def test_an_interruption_ends_it_with_its_code(interruptible: None, repository: Path) -> None:
