@@ -219,7 +219,10 @@ class _Asking:
                     self._push(chunk)
                 continue
             while self._waiting and self._reached(self._waiting[0][0], item):
-                yield from self._ask(chunker.open_chunk())
+                reached_s = chunker.stream_time_s
+                if item.time_s >= self._waiting[0][0] - 1e-9:  # nothing more comes before it
+                    reached_s = max(reached_s, self._waiting[0][0])
+                yield from self._ask(chunker.open_chunk(), reached_s)
             if not self._waiting:
                 return
             for chunk in chunker.push(item):
@@ -243,7 +246,7 @@ class _Asking:
                     f"question {question.id} is to be asked at {at_s:g} s but the stream ends at "
                     f"{chunker.stream_time_s:.1f} s: asked there",
                 )
-            yield from self._ask(None)
+            yield from self._ask(None, chunker.stream_time_s)
 
     def _reached(self, at_s: float, item: Frame | Samples) -> bool:
         past_s = self._chunker.stream_time_s - at_s
@@ -264,9 +267,9 @@ class _Asking:
                 self._stream.note_gap(Gap(known_s, gap.to_s, gap.reason))
                 self._noted[key] = gap.to_s
 
-    def _ask(self, open_chunk: Chunk | None) -> Iterator[Event]:
+    def _ask(self, open_chunk: Chunk | None, at_s: float) -> Iterator[Event]:
+        """at_s: how far the stream has come, s."""
         _, question = self._waiting.pop(0)
-        at_s = self._chunker.stream_time_s
         asked_wall_s = time.time()
         spelt = tuple(self._stream.control_tokens_in(question.text))
         yield Asked(question, at_s, spelt)

@@ -50,6 +50,15 @@ def test_each_question_has_its_own_moment_and_the_earliest_comes_first(
     assert [f["asked_at_s"] for f in ran.of("final")] == [2.5, 4.0]
 
 
+@pytest.mark.parametrize("at_s", [2.0, 2.2, 3.0, 3.5])
+def test_a_moment_of_a_clip_without_sound_is_the_one_that_was_given(
+    ask: Omnidrop, clips: dict, at_s: float
+) -> None:
+    (final,) = ask(clips["video"], "What?", "--at", f"{at_s}", "--json").of("final")
+    assert final["asked_at_s"] == at_s
+    assert final["coverage"]["to_s"] <= at_s + 0.5  # a picture stands for half a second
+
+
 def test_one_moment_serves_all_questions(ask: Omnidrop, clips: dict) -> None:
     ran = ask(clips["av"], "a", "b", "--at", "3", "--json")
     assert [f["asked_at_s"] for f in ran.of("final")] == [3.0, 3.0]
