@@ -130,10 +130,17 @@ def _write(text: str, end: str, stream: TextIO) -> None:
 
 
 def report(error: OmniDropError, as_json: bool = False, id: str | None = None) -> None:
-    """An error for people, and before that as a JSON line where JSON is wanted."""
+    """An error for people, and before that as a JSON line where JSON is wanted; where that line
+    cannot be written either, both are told. Raises ReaderGone.
+    """
+    told = str(error) if id is None else f"question {id}: {error}"
     if as_json:
-        write_out(contract.line(contract.error(error, sentence(error), id)))
-    complain(error if id is None else f"question {id}: {error}")
+        try:
+            write_out(contract.line(contract.error(error, sentence(error), id)))
+        except OutputLost as lost:
+            if not isinstance(error, OutputLost):
+                told = f"{told.rstrip('.')}; besides, {lost}"
+    complain(told)
 
 
 def show_traceback() -> None:

@@ -78,6 +78,28 @@ def test_a_full_disk_behind_stdout_is_named(repository: Path) -> None:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+@pytest.mark.parametrize("command", ["ask missing.mp4 x", "live missing.mp4", "probe missing.mp4"])
+def test_a_failure_is_told_in_a_sentence_where_its_json_cannot_be_written(
+    repository: Path, command: str
+) -> None:
+    ran = shell(repository, f"-m clients.cli {command} --json >/dev/full")
+    assert ran.code == 3
+    *_, last = ran.err.splitlines()
+    assert last.startswith("omnidrop: missing.mp4: ")
+    assert "; besides, standard output cannot be written (No space left on device)" in last
+    assert "Traceback" not in ran.err
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+@pytest.mark.parametrize("command", ["doctor", 'ask "demo:?seconds=2" x --model tiny -q'])
+def test_a_full_disk_behind_json_lines_is_told_once(repository: Path, command: str) -> None:
+    ran = shell(repository, f"-m clients.cli {command} --json >/dev/full")
+    assert ran.code == 1
+    assert ran.err.startswith("omnidrop: standard output cannot be written (No space left on dev")
+    assert ran.err.count("\n") == 1
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
 def test_a_full_disk_behind_stderr_changes_no_exit_code(repository: Path) -> None:
     assert shell(repository, f"{ASK} 2>/dev/full") == Ran(3, "", "")
 
