@@ -166,20 +166,29 @@ def kind_for(info: SourceInfo, wanted: StreamKind | None) -> StreamKind:
 
 
 def within_reach(config: Config, model: OmniModel) -> tuple[Config, str]:
-    """The configuration with a default retention that this model can reach, and a note if it moved.
+    """The configuration with a default retention that this model can reach, and a note if it moved,
+    or if what was asked for is more than there is.
 
-    A retention that was asked for is never changed: it is refused later, with what is reachable.
+    A retention that was asked for is never changed: one that is too low is refused later, with what
+    is reachable.
     """
     from omnidrop_stream.method import UnreachableRetention, solve_budget
     from omnidrop_stream.plan import UNSCHEDULED, nominal_r0
 
     pruning, spec = config.pruning, model.spec
     target = pruning.retention
-    if "retention" in pruning.model_fields_set or pruning.schedule is not None or target is None:
+    if pruning.schedule is not None or target is None or pruning.policy in UNSCHEDULED:
         return config, ""
     tokens = min(config.stream.frame_tokens or spec.frame_tokens, spec.pixels.max_tokens)
     r0 = nominal_r0(config.stream, config.intra, tokens)
-    if target >= r0 or pruning.policy in UNSCHEDULED:
+    if "retention" in pruning.model_fields_set:
+        note = (
+            f"a retention of {target:.0%} is more than pruning within picture and sound leaves "
+            f"({r0:.1%}), so a question drops nothing more; for less of that pruning raise "
+            "intra.video_keep and intra.audio_keep, or set intra.enabled to false"
+        )
+        return config, note if target > r0 else ""
+    if target >= r0:
         return config, ""
     try:
         solve_budget(target, n_layers=spec.n_layers, r0=r0)

@@ -10,6 +10,7 @@ import os
 import shutil
 import signal
 import tempfile
+import textwrap
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -43,8 +44,9 @@ def note_on(model: str, question: str) -> str:
     if model != EMBEDDED or is_known(question):
         return ""
     return (
-        "the embedded model knows only the questions of its small world, and answers any other at "
-        f"random; the nearest to this one: {nearest(question)}"
+        "the embedded model knows only the questions of its small world, to the letter, and "
+        f"answers any other at random. {textwrap.shorten(question, 60)!r} is none of them; the "
+        f"nearest: {nearest(question)}"
     )
 
 

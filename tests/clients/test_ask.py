@@ -127,6 +127,15 @@ def test_flags_stand_above_the_configuration_file(
     assert (final["policy"], final["prefill_depth"]) == ("keep-all", 1)
 
 
+@pytest.mark.parametrize(("percent", "noted"), [("90", True), ("40", False)])
+def test_a_retention_above_what_is_left_of_picture_and_sound_is_noted(
+    ask: Omnidrop, percent: str, noted: bool
+) -> None:
+    ran = ask("demo:?seconds=4", "What?", "--retention", percent)
+    assert ran.code == 0
+    assert (f"a retention of {percent}% is more than pruning within" in ran.err) is noted
+
+
 def test_a_default_retention_out_of_reach_is_moved_and_said_so(ask: Omnidrop, clips: dict) -> None:
     ran = ask(clips["audio"], "What?")
     assert ran.code == 0

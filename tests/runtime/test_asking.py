@@ -139,7 +139,7 @@ def test_a_question_that_the_embedded_model_does_not_know_gets_its_nearest(
     questions = [Question("q1", "What is shown now?"), Question("q2", "What is shown?")]
     events = run("demo:?seconds=3", questions, settings(model={"model": name}), model)
     notes = [event.text for event in events if isinstance(event, Status) and event.state == "note"]
-    near = [note for note in notes if note.endswith("the nearest to this one: What is shown now?")]
+    near = [note for note in notes if note.endswith("the nearest: What is shown now?")]
     assert len(near) == told
 
 
