@@ -16,13 +16,11 @@ from clients.mqtt.messages import Outgoing
 from clients.mqtt.outbox import Outbox
 from clients.mqtt.ports import NodePort
 from clients.mqtt.topics import Topics
+from clients.node.news import LOOK_EVERY_S, CameraNews
 from runtime.node import CameraStatus
 from runtime.redact import redact
 
 ONLINE, DRAINING, OFFLINE = b"online", b"draining", b"offline"
-LOOK_EVERY_S = 0.5
-_WELL = ("loading", "live", "paused", "ended")
-"""States of a camera that are no news where nothing was told of it before."""
 _LOG = logging.getLogger("clients.mqtt")
 
 
@@ -58,8 +56,7 @@ class Presence:
         self._wall = wall
         self._told: dict[str, tuple[object, ...]] = {}
         self._told_at: dict[str, float] = {}
-        self._shown: dict[str, tuple[str, str]] = {}
-        """State and code of which people were told last; outlives connections."""
+        self._news = CameraNews()  # outlives connections
         self._listed: list[str] | None = None
         self._status = ONLINE
 
@@ -109,29 +106,18 @@ class Presence:
                 self._switches(status)
             elif not due:
                 continue
-            self._news(status)
+            if (news := self._news.of(status)) is not None:
+                self.event(news.text, news.camera, news.level)
             self._told[name], self._told_at[name] = key, now
             self._retained(self._topics.camera(name, "status"), status.message(self._wall()))
         for name in before - set(names):
             del self._told[name]
-            self._shown.pop(name, None)
+            self._news.gone(name)
             for topic in ("status", "enabled/state", "muted/state"):
                 self._outbox.put(Outgoing(self._topics.camera(name, topic), b"", 1, retain=True))
         if names != self._listed:
             self._listed = names
             self._retained(self._topics.node_info, self.info(), self._claim.confirmed)
-
-    def _news(self, status: CameraStatus) -> None:
-        """Tell people of a change; a camera that tries again is told of by what comes of it."""
-        now, before = (status.state, status.code), self._shown.get(status.camera)
-        if status.state == "connecting":
-            self._shown.setdefault(status.camera, now)
-            return
-        self._shown[status.camera] = now
-        if now != before and (before is not None or status.state not in _WELL):
-            reason = f": {status.reason}" if status.reason else ""
-            level = logging.INFO if status.state in _WELL else logging.WARNING
-            self.event(f"{status.camera} is {status.state}{reason}", status.camera, level)
 
     def _switches(self, status: CameraStatus) -> None:
         for name, on in (("enabled", status.enabled), ("muted", status.muted)):

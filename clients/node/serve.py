@@ -30,6 +30,7 @@ from clients.node.config_commands import PID_FILE, advices
 from clients.node.health import NodeHealth
 from clients.node.http import application, serving
 from clients.node.metrics import NodeMetrics
+from clients.node.news import log_cameras
 from clients.node.reload import Changes, changes
 from clients.node.systemd import Notifier
 from omnidrop_stream.errors import ConfigError, OmniDropError, UsageError
@@ -195,10 +196,16 @@ class _Serving:
 
     @asynccontextmanager
     async def _broker(self, node: Node) -> AsyncIterator[None]:
-        """The broker's service beside the block; its end by itself ends the node."""
+        """The broker's service beside the block; its end by itself ends the node. Without a broker
+        the log tells of the cameras.
+        """
         config = self._config
         if config.mqtt is None or self._journal is None:
-            yield
+            news = asyncio.create_task(log_cameras(node), name="camera news")
+            try:
+                yield
+            finally:
+                news.cancel()
             return
         self._service = MqttService(
             config.mqtt,

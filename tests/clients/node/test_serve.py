@@ -192,3 +192,9 @@ async def test_a_wrong_file_is_one_sentence_and_exit_code_2(start):
     assert await node.ended() == 2
     assert "did you mean 'cameras'?" in "".join(node.lines)
     assert len("".join(node.lines).splitlines()) == 1
+
+
+async def test_without_a_broker_the_log_tells_of_a_camera_that_fails(start):
+    served = await start({"cameras": {"door": {"source": "no-such-file.mp4"}}})
+    line = await served.said("door is failed")
+    assert "there is no such file" in line
