@@ -238,7 +238,10 @@ def demo(
     model: flags.Model = None,
     debug: flags.Debug = False,
 ) -> int:
-    """Watch a made-up world live and check the answers (a minute)."""
+    """Watch a made-up world live and check the answers (a minute).
+
+    On a terminal it goes on afterwards and takes questions of your own.
+    """
     from clients.demo import demo as run
 
     return run(seed, seconds, model, speed)

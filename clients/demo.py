@@ -85,16 +85,17 @@ class _Demo:
         page.line(f"model: {sentence(config.model.model)}")
         score = Score()
         async with StreamSession(self._source, config, realtime=self._real) as session:
+            complain("the world begins once the model is loaded")
             await session.ready()
             if session.note:
                 complain(session.note)
             for item in planned:
-                await session.reached(item.at_s)
+                await self._play(session, item.at_s)
                 now = self._at_present(item, session.status().stream_s)
                 if now is not None:
                     self._tell_world(now.at_s)
                     await self._ask(session, now, score)
-            await session.reached(self._seconds - 0.1)
+            await self._play(session, self._seconds - 0.1)
             self._tell_world(self._seconds)
             score.end(session)
             for line in score.lines():
@@ -112,6 +113,13 @@ class _Demo:
             self._late = True
             complain(TOO_SLOW)
         return now
+
+    async def _play(self, session: StreamSession, until_s: float) -> None:
+        """Wait for a moment; each chunk is told when it is over."""
+        while (over_s := (self._told_chunks + 1) * CHUNK_SECONDS) <= until_s + 1e-6:
+            await session.reached(over_s)
+            self._tell_world(over_s)
+        await session.reached(until_s)
 
     def _tell_world(self, until_s: float) -> None:
         """What was shown and said in the chunks that are over."""

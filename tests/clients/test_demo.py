@@ -79,6 +79,18 @@ def test_the_demo_tells_what_happened_in_every_chunk(omnidrop: Omnidrop) -> None
     ]
 
 
+async def test_each_chunk_is_told_as_soon_as_it_is_over() -> None:
+    run, told = demo._Demo(seed=1, seconds=12.0, speed=1.0), []
+
+    class Session:
+        async def reached(self, stream_s: float) -> None:
+            told.append(stream_s)
+
+    run._page.line = lambda text, style="": told.append(text[:5])  # type: ignore[method-assign]
+    await run._play(Session(), 5.0)  # type: ignore[arg-type]
+    assert told == [2.0, "00:00", 4.0, "00:02", 5.0]
+
+
 def test_a_demo_without_the_embedded_model_says_so_and_runs_the_tiny_one(
     omnidrop: Omnidrop, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
