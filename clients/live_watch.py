@@ -14,7 +14,9 @@ from clients.spans import clock
 from clients.terminal import grounds, sentence
 from omnidrop_stream.config import make_watch
 from omnidrop_stream.errors import Busy, UsageError
+from omnidrop_stream.types import CHUNK_SECONDS
 from omnidrop_stream.watch_config import WatchConfig
+from runtime.watch_types import WatchStage
 
 if TYPE_CHECKING:
     from runtime.watch_types import WatchEvent, WatchState
@@ -83,7 +85,8 @@ async def obey_watch(
         return [f"{command.value} is not watched for any more"]
     state = await _added(watching, command.value, say, patience_s)
     cost = "" if state.judge_ms is None else f", {state.judge_ms:.0f} ms for each chunk"
-    return [f"{state.id}: watching for {_what(state)} ({state.stage}{cost})"]
+    reply = f"{state.id}: watching for {_what(state)} ({state.stage}{cost})"
+    return ["; ".join(filter(None, (reply, _learning(state))))]
 
 
 async def _added(watching: Watching, words: str, say: Say, patience_s: float) -> WatchState:
@@ -124,6 +127,17 @@ def happened(event: WatchEvent) -> list[str]:
     return lines
 
 
+def _learning(state: WatchState) -> str:
+    """How long nothing is told; empty where that is over."""
+    if state.stage not in (WatchStage.WAITING, WatchStage.LEARNING):
+        return ""
+    chunks = f"{state.learn} chunk{'' if state.learn == 1 else 's'}"
+    return (
+        f"the first {chunks} ({state.learn * CHUNK_SECONDS:g} s) tell what is usual, and nothing "
+        "is told before"
+    )
+
+
 def _what(state: WatchState) -> str:
     return f"{sentence(state.text)}{' (by sound)' if state.sound_only else ''}"
 
@@ -137,4 +151,4 @@ def _line(state: WatchState) -> str:
         parts.append(f"{state.judge_ms:.0f} ms a chunk")
     if state.reason:
         parts.append(sentence(state.reason))
-    return ", ".join(parts)
+    return "; ".join(filter(None, (", ".join(parts), _learning(state))))

@@ -42,6 +42,8 @@ class WatchState:
     """The model's time for a judgement, median of the last ones."""
     refusal: OmniDropError | None = None
     """The same as an error."""
+    learn: int = 0
+    """Chunks that tell what is usual; nothing is told before."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -68,6 +68,7 @@ class _Watch:
             events=self.events,
             odds=None if judged is None else judged.odds,
             baseline=None if judged is None else judged.baseline,
+            learn=self.config.learn,
             judge_ms=median(self.costs_ms) if self.costs_ms else None,
         )
 

@@ -169,9 +169,13 @@ async def test_watch_adds_lists_and_removes() -> None:
         await session.drained()
         added = await obey_watch(session.watching, WatchCommand("add", "sound: a bell"), unsaid)
         assert added[0].startswith("w1: watching for a bell (by sound) (learning, ")
-        assert added[0].endswith(" ms for each chunk)")
+        assert added[0].endswith(
+            " ms for each chunk); the first 7 chunks (14 s) tell what is usual, and nothing is "
+            "told before"
+        )
         await session.watching.add(NEVER, "door")
         shown = await obey_watch(session.watching, WatchCommand("list"), unsaid)
+        assert "the first 7 chunks (14 s) tell what is usual" in shown[0]
         assert [line.split()[0] for line in shown] == ["w1", "door"]
         gone = await obey_watch(session.watching, WatchCommand("remove", "w1"), unsaid)
         assert gone == ["w1 is not watched for any more"]
