@@ -13,9 +13,16 @@ _SCHEME = r"[A-Za-z][A-Za-z0-9+.\-]*"
 # From a scheme to the next one or the line's end; what stands before the last "@" may be secret.
 _URL = re.compile(rf"({_SCHEME}:/{{1,2}})(.*?)(?={_SCHEME}://|[\r\n]|\Z)")
 _BARE = re.compile(r"[^\s/@:]+:(?!//)\S+@(?=[\w.\[])")
+_LONG = r"pass(?:word|wd|code|phrase)|secret|token|signature|credentials?"
+"""Whatever stands before them: ``sessionToken``, ``X-Amz-Signature``."""
+_SHORT = (
+    r"pass|pwd?|pw|auth(?:orization)?|bearer|jwt|sig|hmac|session(?:[_-]?id)?|sid"
+    r"|(?:(?:api|access|account|private|shared)[_-]?)?key|usr|user(?:name)?|login"
+)
+# To the parameter's or the word's end; what ends a sentence or closes a quotation is not its part.
 _QUERY = re.compile(
-    r"(?i)(?<![A-Za-z])(pass(?:word|wd|phrase)?|pwd|secret|token|auth|(?:api|access)?[_-]?key|user(?:name)?|login)"
-    r"(\s*[=]\s*)[^\s&;,'\"]+"
+    rf"(?i)({_LONG}|(?<![A-Za-z])(?:{_SHORT}))(\s*=\s*)"
+    r"(?!['\"])(?:(?![,;:.)\]}]{0,8}(?:\s|\Z)|[,;:.)\]}]{0,8}['\"](?:\W|\Z))[^\s&])+"
 )
 # A colon before a blank is a sentence's: "rtsp://cam: connection refused".
 _OPEN_END = re.compile(r"^[^\s/?#@:]*:(?!\s|\d{1,5}(?:[/?#\s'\",)]|:\s|$))[^/?#]*")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -121,9 +122,38 @@ def test_no_password_survives(text: object) -> None:
 
 
 @pytest.mark.parametrize(
+    "name",
+    [
+        *("pw", "pwd", "pass", "passwd", "password", "userPassword", "secret", "client_secret"),
+        *("token", "access_token", "accessToken", "auth", "key", "apikey", "api_key", "X-Api-Key"),
+        *("sig", "signature", "X-Amz-Signature", "X-Amz-Credential", "credentials"),
+        *("session", "sessionid", "session_id", "sid", "jwt", "user", "username"),
+    ],
+)
+def test_what_names_a_secret_hides_it_in_a_query(name: str) -> None:
+    told = f"cannot open rtsp://bob:hunter@10.0.0.7:9/x?{name}=hunter&x=1: refused"
+    assert redact(told) == f"cannot open rtsp://***@10.0.0.7:9/x?{name}=***&x=1: refused"
+
+
+@pytest.mark.parametrize("end", ["", "&x=1", ": refused", ", then more", "' is it", '"}', "#a"])
+def test_a_secret_with_punctuation_is_hidden_to_its_end(end: str) -> None:
+    shown = redact(f"http://h/x?token=Apfel,Birn'e;Kirsche{end}")
+    assert not re.search("Apfel|Birn|Kirsche", shown)
+
+
+@pytest.mark.parametrize("end", [":", ".", ",", ")", "'", "',", '"}', "):"])
+def test_what_ends_the_word_of_a_secret_is_no_part_of_it(end: str) -> None:
+    shown = redact(f"http://h/x?password=secret{end} refused")
+    assert shown == f"http://h/x?password=***{end} refused"
+
+
+@pytest.mark.parametrize(
     "text",
     [
         "rtsp://camera:554/stream",
+        "demo:?seconds=8&seed=4",
+        "http://h/x?channel=1&stream=0&design=2&author=me&tokens=5&monkey=1&sessions=2",
+        "mqtt.user = 'a b' is not allowed",
         "cannot open rtsp://10.0.0.7/1: refused",
         "a film at 12:30 in /videos/cat.mp4",
         "http://[::1]:8000/x",
