@@ -20,8 +20,20 @@ from runtime.redact import redact
 from runtime.sources import FileSource, open_source
 
 PID_FILE = "node.pid"
-app = typer.Typer(help="Check, show and reload the configuration of a node.", no_args_is_help=True)
+app = typer.Typer(
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 File = Annotated[Path, typer.Argument(metavar="FILE", help="The node's YAML file.")]
+
+
+@app.callback(invoke_without_command=True)
+def config(context: typer.Context) -> None:
+    """Check, show and reload the configuration of a node."""
+    if context.invoked_subcommand is None:
+        write_out(context.get_help())
 
 
 @app.command()

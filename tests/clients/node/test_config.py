@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+from clients.cli import main
 from clients.node.config import load_node_config
 from clients.node.config_commands import app, file_schema, shown
 from clients.node.reload import changes
@@ -377,6 +378,21 @@ def test_show_prints_every_setting_as_yaml_or_json(write):
     as_json = json.loads(CliRunner().invoke(app, ["show", "--json", str(path)]).stdout)
     assert as_yaml == as_json
     assert as_json["http"]["port"] == 9464
+
+
+def test_config_alone_prints_its_help_and_nothing_else(capsys):
+    assert main(["config"]) == 0
+    told = capsys.readouterr()
+    assert told.out.startswith("Usage: omnidrop config ")
+    assert told.err == ""
+
+
+@pytest.mark.parametrize("words", [[], ["check"], ["show"], ["schema"], ["reload"]])
+def test_help_of_config_is_had_by_h_and_looks_as_everywhere(capsys, words):
+    assert main(["config", *words, "-h"]) == 0
+    told = capsys.readouterr().out
+    assert "--install-completion" not in told
+    assert not set(told) & set("\u2500\u2502\u256d")
 
 
 def test_schema_prints_one(write):
