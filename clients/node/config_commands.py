@@ -15,7 +15,7 @@ from clients.mqtt.config import TlsConfig
 from clients.node.config import NodeConfig, load_node_config
 from clients.terminal import write_err, write_out
 from omnidrop_stream.config import read_yaml
-from omnidrop_stream.errors import ConfigError, UsageError
+from omnidrop_stream.errors import ConfigError, NodeError, UsageError
 from runtime.redact import redact
 from runtime.sources import FileSource, open_source
 
@@ -101,7 +101,7 @@ def reload(file: File) -> None:
         number = int(path.read_text("ascii"))
         os.kill(number, signal.SIGHUP)
     except (OSError, ValueError):
-        raise UsageError(
+        raise NodeError(
             f"no node of the name {config.name!r} runs here ({path} names no running process); "
             f"start it: omnidrop serve {file}"
         ) from None

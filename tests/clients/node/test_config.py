@@ -16,7 +16,7 @@ from clients.node.config import load_node_config
 from clients.node.config_commands import app, file_schema, shown
 from clients.node.reload import changes
 from omnidrop_stream.allowed import PATTERNS
-from omnidrop_stream.errors import ConfigError, UsageError
+from omnidrop_stream.errors import ConfigError, NodeError
 from omnidrop_stream.types import StreamKind
 
 SECRET = "s3cret-ü"
@@ -402,5 +402,6 @@ def test_schema_prints_one(write):
 def test_reload_without_a_running_node_says_how_to_start_one(write, tmp_path):
     path = write({"state_dir": str(tmp_path)})
     done = CliRunner().invoke(app, ["reload", str(path)])
-    assert isinstance(done.exception, UsageError)
+    assert isinstance(done.exception, NodeError)
+    assert done.exception.exit_code == 3
     assert f"omnidrop serve {path}" in str(done.exception)
