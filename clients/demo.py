@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from clients.demo_plan import Planned, at_present, plan
 from clients.options import Flags, settings
-from clients.spans import clock
+from clients.spans import clock, moment
 from clients.terminal import clean, complain, grounds, is_terminal, sentence, write_out
 from omnidrop_stream.config import Config
 from omnidrop_stream.errors import Busy, NothingHeld, OmniDropError, UsageError
@@ -131,7 +131,7 @@ class _Demo:
         page, question = self._page, item.question
         self._asked.add(question.text)
         lag_s = session.status().lag_s
-        page.line(f"[{clock(item.at_s)}] {item.about}: {question.text}", "bold")
+        page.line(f"[{moment(item.at_s)}] {item.about}: {question.text}", "bold")
         answer = await self._answer(session, question.text)
         if answer is None:
             score.failed += 1

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from prompt_toolkit.utils import get_cwidth
 
-from clients.spans import clock
+from clients.spans import moment
 
 INDENT = "   "
 Line = tuple[str, str]
@@ -25,7 +25,7 @@ class Block:
 
     def lines(self, width: int) -> list[Line]:
         """As shown: the question, then the answer's text."""
-        at = f"[{clock(self.at_s)}] " if self.at_s is not None else ""
+        at = f"[{moment(self.at_s)}] " if self.at_s is not None else ""
         shown = [("question", line) for line in wrapped(f"{self.id} {at}{self.question}", width)]
         body = wrapped(self.text.strip(), width - len(INDENT)) if self.text.strip() else []
         if not body and self.waits:

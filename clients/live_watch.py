@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from clients.spans import clock
+from clients.spans import moment, stretch
 from clients.terminal import grounds, sentence
 from omnidrop_stream.config import make_watch
 from omnidrop_stream.errors import Busy, UsageError
@@ -112,11 +112,11 @@ def listed(states: Sequence[WatchState]) -> list[str]:
 def happened(event: WatchEvent) -> list[str]:
     """An event: what and when, how sure, its evidence; and the answer, where one was asked for."""
     spans = [
-        f"{clock(span.from_s)}-{clock(span.to_s)} {span.modality} {span.weight:.2f}"
+        f"{stretch(span.from_s, span.to_s)} {span.modality} {span.weight:.2f}"
         for span in event.evidence
     ]
     lines = [
-        f"[{clock(event.time_s)}] {event.id} {sentence(event.text)}: {event.confidence:.0%} | "
+        f"[{moment(event.time_s)}] {event.id} {sentence(event.text)}: {event.confidence:.0%} | "
         f"evidence {', '.join(spans) or 'none'}"
     ]
     if event.answer is not None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from clients.live_commands import HELP
-from clients.spans import clock
+from clients.spans import clock, stretch
 from clients.terminal import sentence
 from omnidrop_stream.types import Answer
 
@@ -150,16 +150,15 @@ def evidence(answer: Answer | None) -> list[str]:
     for span in answer.evidence:
         wall = _wall(span.from_wall_s, span.to_wall_s)
         lines.append(
-            f"  {clock(span.from_s)}-{clock(span.to_s)} {span.modality}, weight "
-            f"{span.weight:.2f}{wall}"
+            f"  {stretch(span.from_s, span.to_s)} {span.modality}, weight {span.weight:.2f}{wall}"
         )
     coverage, tokens = answer.coverage, answer.tokens
     lines.append(
-        f"  could see {clock(coverage.from_s)}-{clock(coverage.to_s)}, "
+        f"  could see {stretch(coverage.from_s, coverage.to_s)}, "
         f"{answer.staleness_s:.1f} s old when asked; {answer.dropped_chunks} chunks dropped"
     )
     lines += [
-        f"  missing {clock(gap.from_s)}-{clock(gap.to_s)}: {sentence(gap.reason)}"
+        f"  missing {stretch(gap.from_s, gap.to_s)}: {sentence(gap.reason)}"
         for gap in coverage.gaps
     ]
     lines.append(

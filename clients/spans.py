@@ -39,6 +39,20 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes:02}:{rest:02}"
 
 
+def moment(seconds: float) -> str:
+    """The same with tenths where it is no whole second: when a question was asked."""
+    whole, tenth = divmod(round(seconds * 10), 10)
+    return f"{clock(whole)}.{tenth}" if tenth else clock(whole)
+
+
+def stretch(from_s: float, to_s: float) -> str:
+    """``00:02-00:02.5``; what is shorter than a tenth is told as one."""
+    from_tenths, to_tenths = round(from_s * 10), round(to_s * 10)
+    if to_s > from_s:
+        to_tenths = max(to_tenths, from_tenths + 1)
+    return f"{moment(from_tenths / 10)}-{moment(to_tenths / 10)}"
+
+
 def _kind(words: str, gaps: list[Gap]) -> str:
     """All holes of one kind: the newest, and how much there is of them together."""
     total_s = sum(gap.to_s - gap.from_s for gap in gaps)

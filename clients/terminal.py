@@ -15,7 +15,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol, TextIO
 
 from clients import contract
-from clients.spans import clock, unseen
+from clients.spans import clock, moment, stretch, unseen
 from omnidrop_stream.errors import OmniDropError
 from omnidrop_stream.types import Answer, Delta, Evidence
 from runtime.redact import redact
@@ -68,8 +68,7 @@ def grounds_line(
     of `unseen`.
     """
     spans = [
-        f"{clock(span.from_s)}-{clock(span.to_s)} {span.modality} {span.weight:.2f}"
-        for span in evidence
+        f"{stretch(span.from_s, span.to_s)} {span.modality} {span.weight:.2f}" for span in evidence
     ]
     parts = [
         f"evidence {', '.join(spans) or 'none'}",
@@ -248,7 +247,7 @@ class PlainPrinter:
 
         if isinstance(event, Asked):
             self._notes.asked(event)
-            self.heading(clock(event.at_s), event.question.text)
+            self.heading(moment(event.at_s), event.question.text)
         elif isinstance(event, Delta):
             self.piece(event.text)
         elif isinstance(event, Answered):

@@ -10,7 +10,7 @@ import pytest
 from tests.clients.conftest import Omnidrop
 
 GROUNDS = re.compile(
-    r"  evidence (none|\d\d:\d\d-\d\d:\d\d (audio|video) [01]\.\d\d(, .*)?) \| "
+    r"  evidence (none|\d\d:\d\d(\.\d)?-\d\d:\d\d(\.\d)? (audio|video) [01]\.\d\d(, .*)?) \| "
     r"first token \d+ ms \| retention \d+\.\d% \| "
     r"(exact|exact_schedule|catch_up|read_side)( \| .*)?"
 )
@@ -150,6 +150,11 @@ def test_in_a_pipe_an_answer_is_three_plain_parts(ask: Omnidrop, clips: dict) ->
     assert GROUNDS.fullmatch(last)
 
 
+def test_a_question_between_seconds_is_told_with_tenths(ask: Omnidrop, clips: dict) -> None:
+    ran = ask(clips["av"], "What is shown?", "--at", "2.5")
+    assert ran.out.startswith("[00:02.5] What is shown?\n")
+
+
 def test_the_tiny_model_says_that_its_words_mean_nothing(ask: Omnidrop, clips: dict) -> None:
     assert "its words mean nothing" in ask(clips["av"], "a").err
 
@@ -157,7 +162,7 @@ def test_the_tiny_model_says_that_its_words_mean_nothing(ask: Omnidrop, clips: d
 def test_quiet_says_nothing_but_answers(ask: Omnidrop, clips: dict) -> None:
     ran = ask(clips["av"], "a", "-q")
     assert ran.err == ""
-    assert ran.out.startswith("[00:05] a\n")
+    assert re.match(r"\[00:05(\.\d)?\] a\n", ran.out)
 
 
 def test_verbose_says_what_goes_on(ask: Omnidrop, clips: dict) -> None:

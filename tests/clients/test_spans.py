@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from clients.spans import unseen
+from clients.spans import moment, stretch, unseen
 from clients.terminal import grounds
 from omnidrop_stream.types import Coverage, Gap
 from tests.clients.test_contract import ANSWER
@@ -47,3 +47,36 @@ def test_the_grounds_of_an_answer_say_what_it_could_not_see() -> None:
     told = grounds(replace(whole, coverage=blind, finish="length"))
     assert "no pictures" not in grounds(whole)
     assert told == f"{grounds(whole)} | no pictures 00:58-01:00 | cut at the token limit"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"),
+    [
+        (0.0, "00:00"),
+        (2.0, "00:02"),
+        (2.5, "00:02.5"),
+        (2.04, "00:02"),
+        (59.96, "01:00"),
+        (3661.25, "1:01:01.2"),
+    ],
+)
+def test_a_moment_has_tenths_where_it_is_no_whole_second(seconds: float, told: str) -> None:
+    assert moment(seconds) == told
+
+
+@pytest.mark.parametrize(
+    ("from_s", "to_s", "told"),
+    [
+        (2.0, 4.0, "00:02-00:04"),
+        (2.0, 2.5, "00:02-00:02.5"),
+        (2.0, 2.02, "00:02-00:02.1"),
+        (2.0, 2.0, "00:02-00:02"),
+    ],
+)
+def test_a_stretch_of_stream_never_looks_empty(from_s: float, to_s: float, told: str) -> None:
+    assert stretch(from_s, to_s) == told
+
+
+def test_an_answer_in_mid_chunk_rests_on_a_stretch_that_can_be_seen() -> None:
+    span = replace(ANSWER.evidence[0], from_s=2.0, to_s=2.5)
+    assert grounds(replace(ANSWER, evidence=(span,))).startswith("evidence 00:02-00:02.5 ")
