@@ -20,7 +20,9 @@ Every one of them is counted by name; all but outliers and single missing stamps
 from __future__ import annotations
 
 import math
+import weakref
 from collections import Counter, deque
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
@@ -106,7 +108,9 @@ class MediumClock(Generic[T]):
     def __init__(self, faults: Counter[str], *, sound: bool) -> None:
         """faults: where to count; it outlives the connection."""
         self._faults, self._sound = faults, sound
-        self._beside: MediumClock[Any] | None = None
+        # Weak, for each would keep the other, and both their newest picture and sound, until a full
+        # collection of garbage: with a model's many objects around, days.
+        self._beside: Callable[[], MediumClock[Any] | None] = _nobody
         self._stamps_good, self._count_good = True, sound
         self._last: Reading[T] | None = None  # the newest with a stamp that is believed
         self._time_s = -math.inf  # time of the newest item
@@ -125,7 +129,7 @@ class MediumClock(Generic[T]):
 
     def link(self, other: MediumClock[Any]) -> None:
         """The connection's other medium."""
-        self._beside, other._beside = other, self
+        self._beside, other._beside = weakref.ref(other), weakref.ref(self)
 
     def push(self, reading: Reading[T]) -> list[Timed[T]]:
         """What can be placed now, in order."""
@@ -217,7 +221,8 @@ class MediumClock(Generic[T]):
         self._strange = []
         self._count("outlier", len(outliers))
         by_s = first.stamp_s - last.stamp_s - last.long_s
-        jump = None if self._beside is None else self._beside._jump
+        other = self._beside()
+        jump = None if other is None else other._jump
         if jump is not None and first.arrived_s - jump.arrived_s > _TOGETHER_S:
             jump = None
         fault: Fault | None = None
@@ -355,7 +360,7 @@ class MediumClock(Generic[T]):
         return self._time_s - last.stamp_s
 
     def _begun_beside(self) -> MediumClock[Any] | None:
-        other = self._beside
+        other = self._beside()
         return other if other is not None and other._time_s > -math.inf else None
 
     def _forget_strange(self) -> None:
@@ -369,6 +374,10 @@ class MediumClock(Generic[T]):
     def _count(self, kind: str, by: int = 1) -> None:
         if by:
             self._faults[f"clock.{kind}"] += by
+
+
+def _nobody() -> None:
+    """A medium that is alone."""
 
 
 def _named(by_s: float, stamp_s: float) -> tuple[str, str]:

@@ -6,7 +6,8 @@ import ctypes
 import math
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from statistics import NormalDist
 
@@ -45,12 +46,17 @@ def mapped_blocks() -> int:
 
 
 def _malloc_info() -> _MallInfo | None:
+    read = _mallinfo2()
+    return None if read is None else read()
+
+
+@cache
+def _mallinfo2() -> Callable[[], _MallInfo] | None:
+    """Looked up once: each look makes classes that only a full collection of garbage takes away."""
     read = getattr(ctypes.CDLL(None), "mallinfo2", None)
-    if read is None:
-        return None
-    read.restype = _MallInfo
-    found: _MallInfo = read()
-    return found
+    if read is not None:
+        read.restype = _MallInfo
+    return read
 
 
 def open_files() -> int:

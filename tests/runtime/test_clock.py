@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import random
+import weakref
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any, cast
 
@@ -15,6 +18,7 @@ from hypothesis import strategies as st
 from omnidrop_stream.chunker import Chunker
 from omnidrop_stream.types import CHUNK_SAMPLES, Frame, Samples
 from runtime.sources.base import Interruption
+from runtime.sources.clock import MediumClock, Reading
 from runtime.sources.decode import Picture
 from runtime.sources.live import LiveItems, Timeline
 from runtime.sources.rate import RateGuard
@@ -364,3 +368,19 @@ def test_what_waits_for_the_other_medium_is_bounded_and_handed_on_at_the_end() -
         "the stream's clock jumped forward by 500 s"
     ]
     assert Chunker().push(out[0]) == []
+
+
+def test_the_clocks_of_a_connection_go_with_it_and_wait_for_no_collection_of_garbage():
+    """With a model's objects around, a full collection comes once in days."""
+    faults = Counter()
+    pictures, sounds = (MediumClock(faults, sound=sound) for sound in (False, True))
+    pictures.link(sounds)
+    for clock in (pictures, sounds):
+        clock.push(Reading("item", 1.0, 0.1, 1.0))
+    gone = [weakref.ref(pictures), weakref.ref(sounds)]
+    gc.disable()
+    try:
+        del pictures, sounds, clock
+        assert [one() for one in gone] == [None, None]
+    finally:
+        gc.enable()
