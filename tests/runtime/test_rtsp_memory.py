@@ -48,3 +48,25 @@ def test_forty_connections_leave_no_memory_behind(
         look(url)
     gc.collect()
     assert allocated_mib() - before_mib < ALLOWED_MIB
+
+
+def test_a_connection_leaves_nothing_for_the_collector_of_garbage(
+    rtsp_server: Callable[..., RtspServer],
+) -> None:
+    """Beside a model's objects it comes once in days."""
+    server = rtsp_server(*Feed(sound="aac", rate=16_000).mount())
+    url = f"rtsp://127.0.0.1:{server.port}/live"
+    look(url)
+    gc.collect()
+    gc.disable()
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    try:
+        look(url)
+        gc.collect()
+        kinds = {f"{type(thing).__module__}.{type(thing).__name__}" for thing in gc.garbage}
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
+    ours = ("av.", "runtime.", "omnidrop_stream.")
+    assert sorted(kind for kind in kinds if kind.startswith(ours)) == []
