@@ -95,6 +95,10 @@ def open_source(text: str, *, fps: float = 2.0, options: SourceOptions | None = 
 
 
 def _named(text: str, found: re.Match[str] | None, fps: float, options: SourceOptions) -> Source:
+    if not text.strip():
+        raise UsageError(
+            "the source is empty: give a media file, demo:, or the address of a stream"
+        )
     if text.lower() in SCHEMES and not Path(text).exists():
         raise UsageError(
             f"{text}: there is no such file; the source of that name is written with a colon: "

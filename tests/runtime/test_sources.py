@@ -45,6 +45,11 @@ def test_an_unknown_scheme_is_refused_and_the_known_ones_are_listed() -> None:
     assert "secret" not in str(caught.value)
 
 
+def test_an_empty_source_is_told_as_one() -> None:
+    with pytest.raises(UsageError, match="the source is empty: give a media file"):
+        open_source("")
+
+
 def test_the_moving_picture_is_the_same_for_the_same_seed() -> None:
     def made(text: str) -> list:
         with open_source(text) as source:
