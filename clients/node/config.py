@@ -240,6 +240,7 @@ def load_node_config(path: Path | None, flags: Mapping[str, Any] | None = None) 
     origin = str(path) if path is not None else "settings"
     _check_environment(os.environ)
     values = expanded(read_yaml(path)) if path is not None else {}
+    _check_cameras(os.environ, (values, flags or {}))
     try:
         given: dict[str, Any] = {"_flags": expanded(dict(flags or {})), "_file": values}
         loaded = _Loaded(**given)
@@ -264,6 +265,27 @@ def _check_environment(environment: Mapping[str, str]) -> None:
         near = difflib.get_close_matches(section, known, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(known)}."
         raise ConfigError(f"the environment has {name}, and {section} is no setting; {hint}")
+
+
+def _check_cameras(
+    environment: Mapping[str, str], settings: tuple[Mapping[str, Any], Mapping[str, Any]]
+) -> None:
+    """Raise ConfigError for a variable about a camera that nothing else names: a slip."""
+    known: set[str] = set()
+    for values in settings:
+        cameras = values.get("cameras")
+        known |= {str(name) for name in cameras} if isinstance(cameras, dict) else set()
+    given = settings_in(environment, ENV_PREFIX)
+    for key, variable in given.items():
+        section, name, setting = (*key.split(".", 2), "", "")[:3]
+        if section != "cameras" or not setting or name in known:
+            continue
+        if f"cameras.{name}.source" not in given:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else "name it in the file, or unset this"
+            raise ConfigError(
+                f"the environment has {variable}, and there is no camera {name!r}; {hint}"
+            )
 
 
 def expanded(values: dict[str, Any]) -> dict[str, Any]:

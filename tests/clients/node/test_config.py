@@ -360,6 +360,24 @@ def test_a_mistake_in_the_environment_names_the_variable_and_no_file(
     assert str(caught.value).startswith(f"the environment: {words}")
 
 
+@pytest.mark.parametrize(
+    ("name", "words"), [("DOR", "'dor'; did you mean 'door'?"), ("X", "'x'; name it in the file")]
+)
+def test_a_variable_about_a_camera_that_there_is_not_is_named(write, monkeypatch, name, words):
+    monkeypatch.setenv(f"OMNIDROP_CAMERAS__{name}__PASSWORD", SECRET)
+    with pytest.raises(ConfigError) as caught:
+        load_node_config(write({"cameras": {"door": "demo:"}}))
+    told = f"the environment has OMNIDROP_CAMERAS__{name}__PASSWORD, and there is no camera {words}"
+    assert str(caught.value).startswith(told)
+    assert SECRET not in str(caught.value)
+
+
+def test_a_camera_may_be_given_by_the_environment_alone(write, monkeypatch):
+    monkeypatch.setenv("OMNIDROP_CAMERAS__DOOR__SOURCE", "demo:")
+    monkeypatch.setenv("OMNIDROP_CAMERAS__DOOR__MUTED", "true")
+    assert load_node_config(write({})).cameras["door"].muted
+
+
 def test_every_pattern_of_a_setting_has_words_of_ours():
     def patterns(schema):
         if isinstance(schema, dict):
