@@ -19,6 +19,8 @@ from omnidrop_stream.watch_config import WatchConfig, WatchesConfig
 from omnidrop_stream.yaml_file import read_values
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+_NO_MAPPING = ("model_type", "model_attributes_type", "dict_type")
+_OF_A_NODE = ("cameras", "mqtt", "http")
 DepthName = Literal["exact", "auto", "half", "read_side"]
 
 
@@ -228,6 +230,7 @@ def explain(
     """
     lines: list[str] = []
     refused: dict[str, tuple[Any, list[str]]] = {}
+    kinds: dict[str, str] = {}
     variables = environment or {}
     origins = []
     for item in error.errors():
@@ -240,12 +243,19 @@ def explain(
             lines.append(f"{key} is no setting; {_nearest(model, item['loc'])}")
         elif item["type"] == "missing":
             lines.append(f"{key} is missing: it has no default.")
+        elif item["input"] is None and item["type"] in _NO_MAPPING:
+            lines.append(
+                f"{key} is empty: give its settings, one `key: value` a line, or remove it."
+            )
         else:
+            kinds[key or "settings"] = item["type"]
             reason = allowed(item, field_at(model, loc))
             refused.setdefault(key or "settings", (item["input"], []))[1].append(reason)
     for key, (value, reasons) in refused.items():
         told = ", or ".join(dict.fromkeys(reasons)).replace(", or give ", " or ")
-        lines.append(f"{key} = {value!r} is not allowed: {told}.")
+        whole = isinstance(value, dict) and kinds[key] == "value_error"
+        shown = key if whole else f"{key} = {value!r} is not allowed"
+        lines.append(f"{shown}: {told}.")
     return ConfigError(f"{' and '.join(dict.fromkeys(origins))}: " + " ".join(lines))
 
 
@@ -292,7 +302,13 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 def load_config(path: Path) -> Config:
     """Read and validate a YAML configuration."""
-    return make_config(read_yaml(path), str(path))
+    values = read_yaml(path)
+    if found := [name for name in _OF_A_NODE if name in values]:
+        raise ConfigError(
+            f"{path} is a node's file (it has {found[0]}), for omnidrop serve; here give one with "
+            f"the sections {', '.join(Config.model_fields)} alone"
+        )
+    return make_config(values, str(path))
 
 
 def merged(config: Config, changes: dict[str, dict[str, Any]], origin: str = "settings") -> Config:

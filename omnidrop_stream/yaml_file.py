@@ -50,6 +50,10 @@ def read_values(path: Path) -> Any:
         return yaml.load(text, _Loader)
     except FileNotFoundError:
         raise
+    except IsADirectoryError:
+        raise ConfigError(
+            f"{path} is a directory; give a YAML file, as those under configs/"
+        ) from None
     except yaml.MarkedYAMLError as error:
         raise ConfigError(_told(path, text, error)) from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:

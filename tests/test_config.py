@@ -220,3 +220,26 @@ def test_a_question_may_have_exactly_the_limit():
 def test_a_question_with_half_a_character_is_refused():
     with pytest.raises(QuestionError, match="not UTF-8"):
         DecodeConfig().check_question("what\udcff?")
+
+
+def test_an_empty_section_is_told_as_one():
+    assert refusal({"pruning": None}).startswith("settings: pruning is empty: give its settings")
+
+
+def test_settings_that_contradict_each_other_are_told_without_their_mapping():
+    told = refusal({"pruning": {"schedule": {"p_init": 0.5}}})
+    assert told.startswith("settings: pruning.schedule: p_init = 0.5 is above p_final = 0.2; ")
+    assert "{" not in told
+
+
+def test_a_folder_is_no_configuration_file(tmp_path):
+    with pytest.raises(ConfigError, match=r"is a directory; give a YAML file, as those under"):
+        load_config(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["cameras: {door: 'demo:'}\n", "mqtt: broker\n"])
+def test_a_nodes_file_is_told_as_one(tmp_path, text):
+    path = tmp_path / "node.yaml"
+    path.write_text(text, "utf-8")
+    with pytest.raises(ConfigError, match=r"is a node's file \(it has \w+\), for omnidrop serve"):
+        load_config(path)
