@@ -135,11 +135,21 @@ def test_the_table_of_exit_codes_is_that_of_the_errors() -> None:
 
 
 def test_the_table_of_json_keys_is_that_of_the_schema() -> None:
-    for kind in ("status", "delta", "error", "final"):
+    for kind in contract.schema()["$defs"]:
+        if "type" not in contract.schema()["$defs"][kind].get("properties", {}):
+            continue  # a part of a line
         row = re.search(rf"^\| `{kind}` \| (.*) \|$", README, re.MULTILINE)
         assert row is not None
         keys = set(contract.schema()["$defs"][kind]["properties"]) - {"v", "type"}
         assert set(re.findall(r"`(\w+)`", row.group(1))) == keys
+
+
+def test_the_table_of_json_names_every_state() -> None:
+    named = re.search(r"`state` \(([^)]*)\)", README)
+    assert named is not None
+    known = contract.schema()["$defs"]["status"]["properties"]["state"]["enum"]
+    told = named.group(1).replace("; of a live stream also", ",")
+    assert told.split(", ") == known
 
 
 def test_every_flag_of_ask_is_in_the_table(capsys: pytest.CaptureFixture[str]) -> None:
