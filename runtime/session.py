@@ -194,6 +194,8 @@ class StreamSession:
         self._feed.close()
         self._capture.stop()
         self.host.worker.remove_feed(self._feed)
+        if self._stream is not None:  # a session refers to itself: its window would wait for gc
+            self.host.worker.call(self._stream.forget)
         for task in (self._starting, self._watching):
             if task is not None:
                 task.cancel()

@@ -5,6 +5,7 @@ import gc
 import hashlib
 import random
 import threading
+import weakref
 
 import pytest
 
@@ -397,3 +398,20 @@ async def test_nothing_is_logged_of_a_failure_that_nobody_waited_for(model, capl
         del session
         gc.collect()
     assert not caplog.records
+
+
+async def test_what_a_closed_session_held_waits_for_no_collection_of_garbage(model, config):
+    async with asyncio.timeout(WAIT_S), ModelHost(load=lambda: model) as host:
+        session = StreamSession("demo:?seconds=5", config, host, realtime=False)
+        async with session:
+            await session.drained()
+            async for _ in session.ask("what?"):
+                pass
+            held = [weakref.ref(s.tokens.embeds) for s in session._stream.snapshot()]
+        assert len(held) > 1
+        gc.disable()
+        try:
+            await asyncio.wrap_future(host.worker.call(lambda: None))
+            assert [one() for one in held] == [None] * len(held)
+        finally:
+            gc.enable()
