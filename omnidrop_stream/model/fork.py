@@ -12,6 +12,11 @@ from omnidrop_stream.model.attention import Attention
 from omnidrop_stream.model.partial import Piece, attend, grouped
 from omnidrop_stream.model.rope import rotate
 
+SETTLED_AFTER = 3
+"""Tokens of an answer after which it copies what it reads in the trunk: a copy costs about as much
+as three tokens save, and most answers are shorter or much longer.
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class Read:
@@ -32,6 +37,19 @@ class Read:
         unseen = 0 if self.gone is None else len(self.gone)
         whole = tensor_bytes(self.keys, self.values)
         return whole - unseen * (whole // max(1, self.keys.shape[1]))
+
+    def copied(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values that are seen, the keys turned to meet a query that is not."""
+        keys, values = self.keys, self.values
+        if self.gone is not None:
+            stays = torch.ones(keys.shape[1], dtype=torch.bool, device=keys.device)
+            stays[self.gone] = False
+            kept = stays.nonzero()[:, 0]
+            keys, values = keys.index_select(1, kept), values.index_select(1, kept)
+        if self.turn is not None:
+            cos, sin = self.turn
+            keys = rotate(keys.float(), (cos, -sin)).to(keys.dtype)
+        return keys, values
 
     def piece(self, q: torch.Tensor) -> Piece:
         """For attention of rotated queries [H, n, hd]."""
@@ -73,16 +91,32 @@ class LayerStore:
         """Positions for which there is room."""
         return int(self._keys.shape[1]) - self._count
 
-    @property
-    def reads(self) -> Sequence[Read]:
-        """What the layer sees beside what is held here."""
-        return self._reads
-
     def room(self) -> tuple[torch.Tensor, torch.Tensor]:
         """All keys and values [H_kv, capacity, hd]; those not filled yet are zeros from now on."""
         for held in (self._keys, self._values):
             held[:, self._count :].zero_()
         return self._keys, self._values
+
+    def settle(self) -> None:
+        """Copy what is read in the trunk in front of what is held: one stretch is read faster than
+        several, and the trunk's rows are free again.
+        """
+        if self.alone:
+            return
+        pairs = [read.copied() for read in self._reads]
+        seen = sum(int(keys.shape[1]) for keys, _ in pairs)
+        self._keys = self._behind([keys for keys, _ in pairs], seen, self._keys)
+        self._values = self._behind([values for _, values in pairs], seen, self._values)
+        self._count += seen
+        self._reads = ()
+
+    def _behind(self, parts: Sequence[torch.Tensor], seen: int, held: torch.Tensor) -> torch.Tensor:
+        """``held``, with all its room, behind ``parts`` of ``seen`` positions."""
+        heads, room, width = held.shape
+        made = held.new_empty(heads, seen + room, width)
+        made[:, :seen] = torch.cat(list(parts), dim=1)
+        made[:, seen : seen + self._count] = held[:, : self._count]
+        return made
 
     def advance(self) -> None:
         """One position more is filled, by who has the `room`; raises IndexError where there is
@@ -169,10 +203,13 @@ class Fork:
     """
 
     def advance(self, logits: torch.Tensor) -> None:
-        """A token was decoded; f32 [vocabulary] of the next."""
+        """A token was decoded; f32 [vocabulary] of the next. After a few all layers `settle`."""
         self.next_position += 1
         self.steps += 1
         self.logits = logits
+        if self.steps == SETTLED_AFTER:
+            for layer in self.layers:
+                layer.settle()
 
     @torch.inference_mode()
     def forget_block(self, first: int) -> None:

@@ -32,15 +32,17 @@ EAGER_STEPS = 4
 
 
 def worth_recording(fork: Fork) -> bool:
-    """Whether the answer has come so far, and has room for more than one token."""
-    return fork.steps >= EAGER_STEPS and all(store.left > 1 for store in fork.layers)
+    """Whether the answer has come so far, reads the trunk no longer, and has room for more than one
+    token.
+    """
+    ready = all(store.alone and store.left > 1 for store in fork.layers)
+    return fork.steps >= EAGER_STEPS and ready
 
 
 class _Layer:
     """One layer's store as the recorded step sees it: all of its room, of which part is masked."""
 
     def __init__(self, store: LayerStore, step: torch.Tensor) -> None:
-        self.store = store
         self.keys, self.values = store.room()
         self._first, self._step = store.count, step
         self._places = torch.arange(self.keys.shape[1], device=step.device)
@@ -53,8 +55,8 @@ class _Layer:
         seen = (self._places <= place)[None]
         # Not by torch's attention kernels: with a mask those for few rows walk all keys in one go.
         queries = grouped(q, self.keys.shape[0])
-        own = Piece(queries, self.keys, self.values, seen.expand(queries.shape[1], -1))
-        out, _ = attend([own, *(read.piece(q) for read in self.store.reads)])
+        rows = seen.expand(queries.shape[1], -1)
+        out, _ = attend([Piece(queries, self.keys, self.values, rows)])
         return out.reshape(q.shape)
 
 

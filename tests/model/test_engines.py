@@ -14,7 +14,7 @@ from omnidrop_stream.model import fast_prefill
 from omnidrop_stream.model.load import random_model
 from omnidrop_stream.model.paged import FEW_GONE, PagedTrunk
 from omnidrop_stream.model.partial import Piece, attend, grouped
-from omnidrop_stream.model.qwen_omni import QwenOmni
+from omnidrop_stream.model.qwen_omni import QwenOmni, Ways
 from omnidrop_stream.model.rope import Rotary, block_positions, rotate
 from omnidrop_stream.stream import OmniStream
 from omnidrop_stream.types import Answer, Modality, Query, StreamKind
@@ -29,7 +29,7 @@ class Remembering(QwenOmni):
     """Encodes a chunk once for all streams of a test: the engines differ behind the towers."""
 
     def __init__(self, model, engine, known):
-        super().__init__(model.thinker, model.tokenizer, model.spec, engine)
+        super().__init__(model.thinker, model.tokenizer, model.spec, Ways(engine))
         self._known = known
 
     def encode(self, chunk, carry, settings):
