@@ -205,7 +205,11 @@ def live(
     stall_timeout: flags.StallTimeout = None,
     wait: flags.Wait = None,
     fast: Annotated[
-        bool, typer.Option("--fast", help="Read a file as fast as the model takes it.")
+        bool,
+        typer.Option(
+            "--fast",
+            help="Read a file as fast as the model takes it; a question sees what is in by then.",
+        ),
     ] = False,
     trace: Annotated[
         Path | None, typer.Option(help="Write the hand-overs as a Chrome trace.", metavar="FILE")
