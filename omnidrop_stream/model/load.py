@@ -22,14 +22,10 @@ from omnidrop_stream.model.base import ModelSpec
 from omnidrop_stream.model.compiled import check_compiler
 from omnidrop_stream.model.kernels import bound_kernel_caches
 from omnidrop_stream.model.parts import parts_of
-from omnidrop_stream.model.pick import (
-    pick_device,
-    pick_dtype,
-    pick_ways,
-)
+from omnidrop_stream.model.pick import WaySettings, pick_device, pick_dtype, pick_ways
 from omnidrop_stream.model.pixels import CLIP_MEAN, CLIP_STD, PixelSettings
 from omnidrop_stream.model.quantised import check_weights, place
-from omnidrop_stream.model.qwen_omni import Engine, QwenOmni
+from omnidrop_stream.model.qwen_omni import QwenOmni
 from omnidrop_stream.model.shapes import Shape, byte_tokenizer, random_quantised, random_thinker
 from omnidrop_stream.model.template import ChatTemplate
 from omnidrop_stream.model.threads import settle_threads
@@ -43,7 +39,7 @@ WANTED = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.txt", "*.jin
 Progress = Callable[[str], None]
 
 
-class ModelSettings(Protocol):
+class ModelSettings(WaySettings, Protocol):
     """What to load and how it runs; ``config.ModelConfig`` has these."""
 
     @property
@@ -59,24 +55,12 @@ class ModelSettings(Protocol):
         """``auto``, ``cpu`` or ``cuda[:n]``."""
 
     @property
-    def attention(self) -> str:
-        """``auto``, ``sdpa`` or ``flash``."""
-
-    @property
     def weights(self) -> str:
         """``auto`` (as ``dtype`` says), ``int8`` or ``int4``."""
 
     @property
-    def engine(self) -> Engine | Literal["auto"]:
-        """``auto``, ``plain`` or ``fast``."""
-
-    @property
     def compile(self) -> bool:
         """Whether torch compiles the feed-forward networks."""
-
-    @property
-    def graphs(self) -> bool:
-        """Whether an answer's steps are recorded as CUDA graphs."""
 
     @property
     def threads(self) -> int | Literal["auto"]:

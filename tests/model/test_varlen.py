@@ -50,6 +50,17 @@ def literal(q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, cau
     return out
 
 
+def counting():
+    """The same kernel, and a list of how many sequences each of its calls took."""
+    calls = []
+
+    def counted(*args, **named):
+        calls.append(len(args[3]) - 1)
+        return literal(*args, **named)
+
+    return calls, counted
+
+
 VARLEN, TORCH = VarlenAttention(literal), TorchAttention()
 
 
@@ -105,14 +116,9 @@ def test_one_sequence_alone_is_read_where_it_lies():
 
 
 def test_the_kernel_is_called_once_for_all():
-    calls = []
-
-    def counted(*args, **named):
-        calls.append(args)
-        return literal(*args, **named)
-
+    calls, counted = counting()
     VarlenAttention(counted).of_each(parts((2, 5), (4, 4), (1, 9)))
-    assert len(calls) == 1
+    assert calls == [3]
 
 
 @pytest.mark.parametrize("depth", [0, "exact", "half", "read_side"])
@@ -131,12 +137,7 @@ def test_an_answer_is_the_same(engine, depth):
 
 
 def test_chunks_of_several_streams_are_prefilled_in_one_call_for_each_layer():
-    calls = []
-
-    def counted(*args, **named):
-        calls.append(len(args[3]) - 1)
-        return literal(*args, **named)
-
+    calls, counted = counting()
     plain = small_model(layers=4, seed=3)
     chunks = make_chunks(2, seed=5)
     options = {"frame_tokens": 12, "prefill_depth": 4}
@@ -167,12 +168,7 @@ def test_chunks_of_several_streams_are_prefilled_in_one_call_for_each_layer():
 
 
 def test_the_next_tokens_of_several_answers_are_found_in_one_call_for_each_layer():
-    calls = []
-
-    def counted(*args, **named):
-        calls.append(len(args[3]) - 1)
-        return literal(*args, **named)
-
+    calls, counted = counting()
     model = small_model(layers=4, seed=3)
     found = []
     for attention in (TORCH, VarlenAttention(counted)):
