@@ -5,7 +5,9 @@ it is the question that is turned to meet them (``model/paged.py``). So nothing 
 changes while somebody holds it, a snapshot needs no copy, and no rounding adds up over time.
 
 A chunk's pictures and its sound lie apart (two lanes of one page pool), because their keys meet
-other rotations of the same query: a rolling window is a few contiguous stretches of rows.
+other rotations of the same query: a rolling window is a few contiguous stretches of rows. The rows
+of each key head lie together, and keys apart from values: attention walks one head's keys and then
+its values, and a stretch of memory is read faster than what lies a few kilobytes apart.
 """
 
 from __future__ import annotations
@@ -41,7 +43,7 @@ class RowShape:
 
 
 class Arena:
-    """Rows [rows, 2, H_kv, hd] (key, value) of each of some layers, and the pages they lie on."""
+    """Rows [2, H_kv, rows, hd] (keys, values) of each of some layers, and the pages they lie on."""
 
     def __init__(self, layers: range, shape: RowShape, rows: int, video_share: float = 1.0) -> None:
         """Room for ``rows`` tokens in each of ``layers``; it grows where that is too little."""
@@ -54,7 +56,7 @@ class Arena:
 
     def _empty(self, rows: int) -> torch.Tensor:
         s = self.shape
-        return torch.empty(rows, 2, s.heads, s.width, dtype=s.dtype, device=s.device)
+        return torch.empty(2, s.heads, rows, s.width, dtype=s.dtype, device=s.device)
 
     @torch.inference_mode()
     def take(self, count: int, lane: int) -> Extent:
@@ -62,15 +64,15 @@ class Arena:
         the tensor of then.
         """
         extent = self._pool.take(count, lane)
-        if self._pool.rows > self._tensors[0].shape[0]:
+        if self._pool.rows > self._tensors[0].shape[2]:
             for number, old in enumerate(self._tensors):
                 grown = self._empty(self._pool.rows)
-                grown[: old.shape[0]] = old
+                grown[:, :, : old.shape[2]] = old
                 self._tensors[number] = grown
         return extent
 
     def layer(self, layer: int) -> torch.Tensor:
-        """All rows [rows, 2, H_kv, hd] of ``layer``, written or not."""
+        """All rows [2, H_kv, rows, hd] of ``layer``, written or not."""
         return self._tensors[layer - self.layers.start]
 
     @property
@@ -104,17 +106,17 @@ class Band:
 
     @torch.inference_mode()
     def write(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> None:
-        """Put the chunk's rotated keys and values [n, H_kv, hd] (pictures first) in their rows."""
+        """Put the chunk's rotated keys and values [H_kv, n, hd] (pictures first) in their rows."""
         rows, split = self.arena.layer(layer), self.video.count
         for extent, part in ((self.video, slice(None, split)), (self.audio, slice(split, None))):
-            place = rows[extent.start : extent.stop]
-            place[:, 0] = keys[part]
-            place[:, 1] = values[part]
+            place = rows[:, :, extent.start : extent.stop]
+            place[0] = keys[:, part]
+            place[1] = values[:, part]
 
     def read(self, layer: int) -> torch.Tensor:
-        """A copy of the chunk's rows [n, 2, H_kv, hd] in its tokens' order."""
+        """A copy of the chunk's rows [2, H_kv, n, hd] in its tokens' order."""
         rows = self.arena.layer(layer)
-        return torch.cat([rows[e.start : e.stop] for e in (self.video, self.audio)])
+        return torch.cat([rows[:, :, e.start : e.stop] for e in (self.video, self.audio)], dim=2)
 
     @torch.inference_mode()
     def only(self, kept: torch.Tensor, video: int) -> Band:
@@ -123,8 +125,8 @@ class Band:
         """
         band = _band(self.arena, video, int(kept.sum()) - video, provisional=False)
         for layer in self.layers:
-            rows = self.read(layer)[kept]
-            band.write(layer, rows[:, 0], rows[:, 1])
+            keys, values = self.read(layer)[:, :, kept]
+            band.write(layer, keys, values)
         return band
 
 
@@ -154,7 +156,7 @@ class Paged:
         raise IndexError(f"layer {layer} was not run on arrival, only {self.depth} were")
 
     def layer(self, layer: int) -> torch.Tensor:
-        """A copy of the chunk's rows of ``layer``, [n, 2, H_kv, hd] in its tokens' order."""
+        """A copy of the chunk's rows of ``layer``, [2, H_kv, n, hd] in its tokens' order."""
         return self.band(layer).read(layer)
 
     def upto(self, layer: int) -> tuple[Band, ...]:

@@ -126,8 +126,8 @@ class _CopiedStates(KeptTowers):
         sizes = (first.video.count, first.audio.count)
         (band,) = lease(layers, first.arena.shape, *sizes, place.storage, last)
         for layer in layers:
-            rows = first.read(layer)
-            band.write(layer, rows[:, 0], rows[:, 1])
+            keys, values = first.read(layer)
+            band.write(layer, keys, values)
         return replace(states, paged=Paged(last.slot + 1, (band,)))
 
 

@@ -63,7 +63,7 @@ class Prompt:
     positions: torch.Tensor
     base: int
     rows: torch.Tensor | None = None
-    """The fast engine's: keys rotated and values, [L, P, 2, H_kv, hd]."""
+    """The fast engine's: keys rotated and values, [L, 2, H_kv, P, hd]."""
 
     @property
     def count(self) -> int:

@@ -42,8 +42,7 @@ class FastRunning:
         self, layer: int, q: torch.Tensor, k: torch.Tensor, rotated: torch.Tensor, v: torch.Tensor
     ) -> torch.Tensor:
         """See `Running.attend`."""
-        keys = rotate(k, self._stored).transpose(0, 1)
-        self._paged.band(layer).write(layer, keys, v.transpose(0, 1))
+        self._paged.band(layer).write(layer, rotate(k, self._stored), v)
         if not q.shape[1]:
             return q
         groups = q.shape[0] // k.shape[0]
@@ -108,9 +107,9 @@ class FastEngine:
     def prompt_rows(
         self, keys: torch.Tensor, values: torch.Tensor, positions: torch.Tensor
     ) -> torch.Tensor:
-        """Keys (un-rotated) and values [L, H_kv, P, hd] as rows [L, P, 2, H_kv, hd], rotated."""
+        """Keys (un-rotated) and values [L, H_kv, P, hd] as rows [L, 2, H_kv, P, hd], rotated."""
         angles = self._decoder.rotary.exact_angles(positions)
-        return torch.stack([rotate(keys, angles), values]).permute(1, 3, 0, 2, 4).contiguous()
+        return torch.stack([rotate(keys, angles), values], dim=1)
 
     def pruned_prefill(
         self, prompt: Prompt, segments: Sequence[Segment], slots: Sequence[int], question: Question

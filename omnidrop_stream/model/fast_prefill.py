@@ -114,12 +114,13 @@ class FastPrefill(PrunedPrefill):
         has room for the answer, and how many they are.
         """
         prompt, count = self._paged.prompt_rows(layer), rotated.shape[1]
-        front = prompt.shape[0]
-        rows = prompt.new_empty(front + count + self._question.max_new_tokens, *prompt.shape[1:])
-        rows[:front] = prompt
-        rows[front : front + count, 0] = rotated.transpose(0, 1)
-        rows[front : front + count, 1] = values.transpose(0, 1)
-        return rows[:, 0].transpose(0, 1), rows[:, 1].transpose(0, 1), front + count
+        _, heads, front, width = prompt.shape
+        room = front + count + self._question.max_new_tokens
+        rows = prompt.new_empty(2, heads, room, width)
+        rows[:, :, :front] = prompt
+        rows[0, :, front : front + count] = rotated
+        rows[1, :, front : front + count] = values
+        return rows[0], rows[1], front + count
 
     def _pieces(
         self, layer: int, n: int, new: Projected

@@ -46,8 +46,8 @@ class Run:
 
     def layer(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Rotated keys and values of ``layer``, views [H_kv, n, hd]."""
-        rows = self.arena.layer(layer)[self.start : self.stop]
-        return rows[:, 0].transpose(0, 1), rows[:, 1].transpose(0, 1)
+        keys, values = self.arena.layer(layer)[:, :, self.start : self.stop]
+        return keys, values
 
 
 @dataclass(frozen=True)
@@ -149,8 +149,8 @@ class PagedTrunk:
 
     def prompt_layer(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Rotated keys and values [H_kv, P, hd] of the prompt."""
-        rows = self.prompt_rows(layer)
-        return rows[:, 0].transpose(0, 1), rows[:, 1].transpose(0, 1)
+        keys, values = self.prompt_rows(layer)
+        return keys, values
 
     def block_layer(
         self, layer: int, visible: torch.Tensor | None = None
@@ -170,7 +170,7 @@ class PagedTrunk:
         return read.keys, read.values
 
     def prompt_rows(self, layer: int) -> torch.Tensor:
-        """The prompt's rotated keys and values [P, 2, H_kv, hd]."""
+        """The prompt's rotated keys and values [2, H_kv, P, hd]."""
         if self.prompt.rows is None:
             raise ValueError("the prompt was made by the plain engine; open the stream with fast")
         return self.prompt.rows[layer]
@@ -228,10 +228,11 @@ class PagedTrunk:
         section = self.section(layer)
         if section.arena is not None:
             rows = section.rows.to(visible.device)[visible]
-            made = section.arena.layer(layer).index_select(0, rows)
+            keys, values = section.arena.layer(layer).index_select(2, rows)
         else:
-            made = torch.cat([band.read(layer) for band, _ in section.bands])[visible]
-        return Read(made[:, 0].transpose(0, 1), made[:, 1].transpose(0, 1), turn)
+            chunks = [band.read(layer) for band, _ in section.bands]
+            keys, values = torch.cat(chunks, dim=2).index_select(2, visible)
+        return Read(keys, values, turn)
 
     @cached_property
     def _wanted(self) -> list[Turn]:

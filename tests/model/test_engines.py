@@ -263,7 +263,7 @@ def test_keys_stay_right_over_ten_thousand_chunks():
     ids = (first + numbers * (second - first)).transpose(0, 1).flatten(1)
     generator = torch.Generator().manual_seed(0)
     made = torch.randn(spec.n_kv_heads, ids.shape[1], spec.head_dim, generator=generator)
-    stored = rotate(made, rotary.exact_angles(ids)).transpose(0, 1).split(kept.count)
+    stored = rotate(made, rotary.exact_angles(ids)).split(kept.count, dim=1)
     for number, key in enumerate(made.split(kept.count, dim=1)):
         del held[: max(0, len(held) - 7)], drawn[: max(0, len(drawn) - 7)]
         beside = held[-1].paged if held else None
