@@ -47,8 +47,9 @@ class ModelConfig(_Section):
     at the first chunk. On a processor it does not pay.
     """
     graphs: bool = False
-    """Whether an answer's steps are recorded once and replayed, as CUDA graphs; for a CUDA device
-    alone, where nobody has measured it yet.
+    """Whether an answer's steps, and the passes of questions at full depth, are recorded once and
+    replayed, as CUDA graphs; for a CUDA device alone, where nobody has measured it yet. It takes
+    the memory of one window at full depth besides.
     """
     threads: Annotated[int, Field(ge=1, le=1024)] | Literal["auto"] = "auto"
     """Of the processor, for one pass. auto: one for small models (``model/threads.py``), else

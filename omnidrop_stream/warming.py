@@ -1,9 +1,10 @@
 """What a device does for the first time is done before anybody asks.
 
 A GPU loads each kernel when it is first wanted, and picks its ways for the shapes it meets, which a
-first question would wait for. So a scratch stream of the same settings is asked one before: black
-pictures and silence, and an answer long enough for its steps to be recorded where they are
-(``model/graphs.py``); what cannot be recorded is told at the start, then, and not in mid-answer.
+first question would wait for. So a scratch stream of the same settings is asked before: black
+pictures and silence, an answer long enough for its steps to be recorded where they are
+(``model/graphs.py``), and as often as a question's pass wants it (``model/recorded_prefill.py``);
+what cannot be recorded is told at the start, then, and not in mid-answer.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import numpy as np
 from omnidrop_stream.config import Config, merged
 from omnidrop_stream.model.base import OmniModel
 from omnidrop_stream.model.graphs import EAGER_STEPS
+from omnidrop_stream.model.recorded_prefill import EAGER_PASSES
 from omnidrop_stream.stream import OmniStream
 from omnidrop_stream.types import (
     CHUNK_SAMPLES,
@@ -40,8 +42,9 @@ def warm_up(model: OmniModel, config: Config) -> bool:
     stream = OmniStream(model, merged(config, {"decode": decode}))
     for index in range(CHUNKS):
         stream.push(_empty(index, config.stream.kind, config.stream.fps))
-    for _ in stream.ask(Query(question)):
-        pass
+    for _ in range(EAGER_PASSES + 1):
+        for _ in stream.ask(Query(question)):
+            pass
     return True
 
 

@@ -10,8 +10,8 @@ from omnidrop_stream.model.qwen_omni import QwenOmni, Ways
 from omnidrop_stream.types import StreamKind
 from omnidrop_stream.warming import warm_up
 from tests.helpers import ENGINES, settings, small_model
-from tests.model.test_graphs import Recorder
 from tests.pretend_device import pretended, sent
+from tests.recorder import Recorder
 
 HOW = {"stream": {"frame_tokens": 24}, "pruning": {"retention": 0.5}}
 
@@ -33,14 +33,25 @@ def test_every_kind_of_stream_is_asked_until_its_steps_are_recorded(engine, kind
     with pretended():
         model, recorder = elsewhere(engine)
         assert warm_up(model, how)
-    assert (recorder.records, recorder.replays) == (1, 2)
+    # Of pictures alone too few come for any layer to drop one: that is full depth.
+    full = kind is StreamKind.VIDEO
+    assert (recorder.records, recorder.replays) == (2 + full, 4 + full)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_at_full_depth_the_questions_pass_is_recorded_too(engine):
+    how = settings(**{**HOW, "stream": {**HOW["stream"], "prefill_depth": "read_side"}})
+    with pretended():
+        model, recorder = elsewhere(engine)
+        assert warm_up(model, how)
+    assert (recorder.records, recorder.replays) == (3, 5)
 
 
 def test_limits_that_are_too_low_for_it_do_not_count():
     with pretended():
         model, recorder = elsewhere("plain")
         assert warm_up(model, settings(**HOW, decode={"max_tokens": 1, "question_chars": 3}))
-    assert recorder.records == 1
+    assert recorder.records == 2
 
 
 def test_a_processor_needs_none():

@@ -20,6 +20,7 @@ from omnidrop_stream.types import Step, StreamKind
 from omnidrop_stream.watch import Judgement, earlier_pairs, newest_pair, odds_of
 from omnidrop_stream.watch_config import WatchConfig
 from tests.helpers import ENGINES, UNPRUNED, make_chunks, settings, small_model, stock_inputs
+from tests.recorder import Recorder
 from tests.test_stream import fingerprint
 from tests.watches import watching_model
 
@@ -140,6 +141,20 @@ def test_many_questions_share_the_chunks_and_none_changes_another(model, chunks)
     assert [j.odds for j in together] == alone
     assert [j.number for j in together] == [0, 1, 2]
     assert together[2].shared_ms == 0.0 < together[0].shared_ms
+
+
+@pytest.mark.parametrize("depth", DEPTHS)
+def test_judgements_of_one_shape_are_recorded_and_equal(model, depth):
+    """A standing question is asked at every chunk: where graphs are on, its pass is a record's."""
+    recorder = Recorder()
+    recorded = model.with_ways(replace(model.ways, capture=recorder))
+    ours, theirs = (opened(m, depth) for m in (recorded, model))
+    for number, chunk in enumerate(make_chunks(8, seed=4)):
+        for stream in (ours, theirs):
+            stream.push(chunk)
+        (odds,), (expected,) = ([j.odds for j in judged(s, DOOR)] for s in (ours, theirs))
+        assert odds == pytest.approx(expected, abs=1e-4), number
+    assert (recorder.records, recorder.replays) == (1, 6)
 
 
 def test_sound_alone_takes_only_sound(model, chunks):

@@ -57,7 +57,7 @@ def temporal_diversity_prune(
     augmented = _normalised(S.double(), normalise)[candidates] + div_weight * distance
     if guard_key_chunk:
         allowed = torch.zeros(n, dtype=torch.bool, device=S.device)
-        allowed[by_score[:k]] = True
+        allowed.index_fill_(0, by_score[:k], True)
         guarded = (chunk[candidates] == c_max) & ~allowed[candidates]
         augmented = augmented.masked_fill(guarded, float("inf"))
     # Lines 5 and 6: the k lowest leave.

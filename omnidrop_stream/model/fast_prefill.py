@@ -158,11 +158,15 @@ class FastPrefill(PrunedPrefill):
         return late, weights.repeat(1, groups)
 
     def _staying(self, gone: torch.Tensor, leaving: int) -> torch.Tensor:
-        """As the base, without asking the device how many those are."""
-        n = self._visible.shape[0]
-        stays = torch.ones(n, dtype=torch.bool, device=gone.device)
-        stays[gone] = False
-        place = torch.where(stays, stays.cumsum(0) - 1, n - leaving)  # the leaving share the end
-        index = torch.empty(n - leaving + 1, dtype=torch.long, device=gone.device)
-        index[place] = torch.arange(n, device=gone.device)
-        return index[:-1]
+        return staying(gone, self._visible.shape[0], leaving)
+
+
+def staying(gone: torch.Tensor, n: int, leaving: int) -> torch.Tensor:
+    """Which of ``n`` tokens stay where the ``leaving`` ones in ``gone`` go: ascending indices,
+    without asking the device how many those are.
+    """
+    stays = torch.ones(n, dtype=torch.bool, device=gone.device).index_fill(0, gone, False)
+    place = torch.where(stays, stays.cumsum(0) - 1, n - leaving)  # the leaving share the end
+    index = torch.empty(n - leaving + 1, dtype=torch.long, device=gone.device)
+    index[place] = torch.arange(n, device=gone.device)
+    return index[:-1]

@@ -5,9 +5,9 @@ as long as they take to launch. After an answer's first tokens its step is recor
 whole of the answer's stores (what is not filled is masked), and replayed for every token that
 follows. What changes between two tokens lies on the device: the token and the number of the step.
 
-The question's pass is not recorded: its shapes, and where its keys lie, are other ones at every
-question. Recording was never run on a GPU here; the tests record with a dispatch mode instead,
-which replays the same operations on the same memory.
+A question's pass is recorded where its shapes come again (``model/recorded_prefill.py``). Recording
+was never run on a GPU here; the tests record with a dispatch mode instead, which replays the same
+operations on the same memory.
 """
 
 from __future__ import annotations
@@ -74,13 +74,7 @@ class RecordedStep:
         self._logits = torch.zeros(decoder.head.out_features, device=device)
         self._stores = stores
         self._layers = [_Layer(store, self._step) for store in stores]
-        try:
-            self._replay = capture(lambda: self._run(decoder))
-        except RuntimeError as error:
-            raise ModelError(
-                f"an answer's step could not be recorded as a CUDA graph ({error}); set "
-                "model.graphs to false, and start again"
-            ) from error
+        self._replay = recorded(capture, lambda: self._run(decoder), "an answer's step")
 
     def __call__(self, token: int, position: int) -> torch.Tensor:
         """The next token's logits f32 [vocabulary], valid until the next call; ``token`` stands at
@@ -101,6 +95,17 @@ class RecordedStep:
             attended = layer.attend(new.q, rotate(new.k, angles), new.v)
             hidden = decoder.finish(number, hidden, attended)
         self._logits.copy_(decoder.logits(hidden))
+
+
+def recorded(capture: Capture, work: Work, what: str) -> Work:
+    """``capture(work)``; raises ModelError where ``what`` it is cannot be recorded."""
+    try:
+        return capture(work)
+    except RuntimeError as error:
+        raise ModelError(
+            f"{what} could not be recorded as a CUDA graph ({error}); set model.graphs to false, "
+            "and start again"
+        ) from error
 
 
 class CudaCapture:

@@ -19,6 +19,7 @@ import torch
 
 from omnidrop_stream.cache import Arena, Band, Extent, Segment
 from omnidrop_stream.model.base import ModelSpec, Prompt
+from omnidrop_stream.model.copies import moved
 from omnidrop_stream.model.decoder import Angles
 from omnidrop_stream.model.fork import Read
 from omnidrop_stream.model.prefill import positions_of
@@ -171,9 +172,36 @@ class PagedTrunk:
 
     def prompt_rows(self, layer: int) -> torch.Tensor:
         """The prompt's rotated keys and values [2, H_kv, P, hd]."""
+        return self._own_prompt[layer]
+
+    @property
+    def _own_prompt(self) -> torch.Tensor:
         if self.prompt.rows is None:
             raise ValueError("the prompt was made by the plain engine; open the stream with fast")
-        return self.prompt.rows[layer]
+        return self.prompt.rows
+
+    def prompt_states(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """See `KeptTrunk`."""
+        keys, values = self._own_prompt.unbind(1)
+        return keys, values
+
+    @property
+    def placing(self) -> Angles:
+        """See `KeptTrunk`."""
+        cos, sin = self._back
+        return cos[self._kinds], sin[self._kinds]
+
+    def copy_block(self, out: torch.Tensor) -> None:
+        """See `KeptTrunk`."""
+        for section in self._sections:
+            rows = moved(section.rows, out.device)
+            for layer in section.layers:
+                if section.arena is not None:
+                    held = section.arena.layer(layer)
+                    torch.index_select(held, 2, rows, out=out[layer])
+                else:
+                    chunks = [band.read(layer) for band, _ in section.bands]
+                    torch.cat(chunks, dim=2, out=out[layer])
 
     @cached_property
     def _turns(self) -> dict[Turn, Angles]:

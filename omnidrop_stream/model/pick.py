@@ -25,7 +25,7 @@ class WaySettings(Protocol):
 
     @property
     def graphs(self) -> bool:
-        """Whether an answer's steps are recorded as CUDA graphs."""
+        """Whether an answer's steps and questions' passes are recorded as CUDA graphs."""
 
 
 def pick_ways(settings: WaySettings, device: torch.device, dtype: torch.dtype) -> Ways:

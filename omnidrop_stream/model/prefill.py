@@ -90,6 +90,20 @@ class Trunk:
         cos, sin = self.block_angles
         return rotate(keys[:, visible], (cos[visible], sin[visible])), values[:, visible]
 
+    @property
+    def placing(self) -> Angles:
+        """See `KeptTrunk`."""
+        return self.block_angles
+
+    def copy_block(self, out: torch.Tensor) -> None:
+        """See `KeptTrunk`."""
+        torch.cat([s.keys for s in self.segments], dim=2, out=out[:, 0])
+        torch.cat([s.values for s in self.segments], dim=2, out=out[:, 1])
+
+    def prompt_states(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """See `KeptTrunk`."""
+        return rotate(self.prompt.keys, self.prompt_angles), self.prompt.values
+
 
 class AnyTrunk(Protocol):
     """What a question's pass wants of a snapshot, whichever engine keeps it."""

@@ -25,8 +25,10 @@ from omnidrop_stream.model.decoder import Decoder
 from omnidrop_stream.model.fast import FastEngine, FastRunning
 from omnidrop_stream.model.fork import Fork
 from omnidrop_stream.model.graphs import Capture, RecordedStep, worth_recording
+from omnidrop_stream.model.paged import PagedTrunk
 from omnidrop_stream.model.parts import parts_of
 from omnidrop_stream.model.prefill import PrunedPrefill, Trunk
+from omnidrop_stream.model.recorded_prefill import KeptTrunk, RecordedPasses
 from omnidrop_stream.model.rope import Rotary, block_positions, rotate, text_positions
 from omnidrop_stream.model.template import Tokenizer
 from omnidrop_stream.model.towers import (
@@ -46,7 +48,8 @@ class Ways:
     """How a model computes; what comes out is the same within rounding.
 
     attention: the decoder's; None for torch's own kernels. capture: records an answer's steps
-    (``model/graphs.py``); None: they are launched kernel by kernel.
+    (``model/graphs.py``) and questions' passes (``model/recorded_prefill.py``); None: they are
+    launched kernel by kernel.
     """
 
     engine: Engine = "plain"
@@ -86,6 +89,8 @@ class QwenOmni:
         )
         self._ways = ways
         self._fast = FastEngine(self._decoder, spec) if ways.engine == "fast" else None
+        capture = ways.capture
+        self._passes = RecordedPasses(self._decoder, spec, capture) if capture else None
         self._towers = Towers(parts.audio, parts.visual, spec.pixels, parts.audio.num_mel_bins)
 
     @property
@@ -214,12 +219,29 @@ class QwenOmni:
     def pruned_prefill(
         self, prompt: Prompt, segments: Sequence[Segment], slots: Sequence[int], question: Question
     ) -> Generator[None, None, Fork]:
-        """The question's pass with layer-wise pruning; yields after each layer."""
+        """The question's pass with layer-wise pruning; yields after each layer, or once where it is
+        a record's.
+        """
+        recorded = self._passes.wanted(prompt, question) if self._passes is not None else None
+        if recorded is not None:
+            with torch.inference_mode():
+                fork = recorded.ask(
+                    self._kept_trunk(prompt, segments, slots), segments, slots, question
+                )
+            yield
+            return fork
         if self._fast is not None:
             return (yield from self._fast.pruned_prefill(prompt, segments, slots, question))
         with torch.inference_mode():
             prefill = PrunedPrefill(self._decoder, self._spec, prompt, segments, slots, question)
         return (yield from prefill.run())
+
+    def _kept_trunk(
+        self, prompt: Prompt, segments: Sequence[Segment], slots: Sequence[int]
+    ) -> KeptTrunk:
+        if self._fast is not None:
+            return PagedTrunk(self._decoder.rotary, self._spec, prompt, segments, slots)
+        return Trunk.of(self._decoder, self._spec, prompt, segments, slots)
 
     @torch.inference_mode()
     def decode_step(self, fork: Fork, token: int) -> torch.Tensor:

@@ -1,9 +1,4 @@
-"""An answer's step that was recorded once is the step that is launched kernel by kernel.
-
-The recorder stands for a CUDA graph: it writes down which operations touched which memory, and
-replays just these, with rubbish in all memory that nobody wrote. Like a GPU it refuses to record
-what the host would have to wait for.
-"""
+"""An answer's step that was recorded once is the step that is launched kernel by kernel."""
 
 from __future__ import annotations
 
@@ -15,8 +10,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from omnidrop_stream.errors import ConfigError, ModelError
 from omnidrop_stream.model.base import DecodeRequest
@@ -26,79 +19,10 @@ from omnidrop_stream.model.qwen_omni import QwenOmni, Ways
 from omnidrop_stream.stream import OmniStream
 from omnidrop_stream.types import Query
 from tests.helpers import ENGINES, make_chunks, settings, small_model
-from tests.pretend_device import There, pretended, sent
+from tests.pretend_device import pretended, sent
+from tests.recorder import Recorder
 
-WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "equal")
 DEPTHS = [0, "exact", "half", "read_side"]
-
-
-def tensors(values):
-    return [t for t in tree_leaves(values) if isinstance(t, torch.Tensor)]
-
-
-def memory(tensor):
-    held = tensor.held if isinstance(tensor, There) else tensor
-    return held.untyped_storage().data_ptr()
-
-
-class Recorder(TorchDispatchMode):
-    """A `Capture`; counts its records and their replays. there: the model is on the pretended
-    device, so nothing from here may be sent. inputs: weak references to what a record reads and
-    has not made.
-    """
-
-    def __init__(self, there=False):
-        super().__init__()
-        self.records = self.replays = 0
-        self.inputs = []
-        self._there, self._calls, self._made = there, [], set()
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        if func.overloadpacket.__name__ in WAITS:
-            raise RuntimeError("operation not permitted when stream is capturing")
-        named = kwargs or {}
-        given = tensors((args, named))
-        if self._there and any(t.dim() and not isinstance(t, There) for t in given):
-            raise RuntimeError(f"{func} copies from memory that is not pinned, in a record")
-        self.inputs += [weakref.ref(t) for t in given if id(t) not in self._made]
-        out = func(*args, **named)
-        self._made |= {id(t) for t in tensors(out)}
-        self._calls.append((func, args, named, out))
-        return out
-
-    def __call__(self, work):
-        with torch.inference_mode():
-            work()
-            self._calls, self.inputs, self._made = [], [], set()
-            with self:
-                work()
-        calls, self._calls = self._calls, []
-        self.records += 1
-
-        def replay():
-            self.replays += 1
-            for call in calls:
-                again(*call)
-
-        return replay
-
-
-def again(func, args, named, out):
-    """One operation once more, its result where it was."""
-    given = {memory(t) for t in tensors((args, named)) if t.numel()}
-    if func._schema.is_mutable:
-        func(*args, **named)
-        return
-    made = [t for t in tensors(out) if t.numel() and memory(t) not in given]
-    if not made:  # a view of something
-        return
-    if func.overloadpacket.__name__.startswith(("empty", "new_empty")):
-        for one in made:
-            one.fill_(float("nan") if one.is_floating_point() else 1)
-        return
-    fresh = [t for t in tensors(func(*args, **named)) if t.numel()]
-    for old, new in zip(made, fresh, strict=True):
-        old.copy_(new)
 
 
 def with_capture(model, capture):
