@@ -51,6 +51,10 @@ class ModelConfig(_Section):
     replayed, as CUDA graphs; for a CUDA device alone, where nobody has measured it yet. It takes
     the memory of one window at full depth besides.
     """
+    overlap: bool = False
+    """Whether the towers have a CUDA stream of their own, so that a question need not wait for a
+    chunk that is being encoded; for a CUDA device alone, where nobody has measured it yet.
+    """
     threads: Annotated[int, Field(ge=1, le=1024)] | Literal["auto"] = "auto"
     """Of the processor, for one pass. auto: one for small models (``model/threads.py``), else
     torch's own choice, which the environment's ``OMP_NUM_THREADS`` sets.

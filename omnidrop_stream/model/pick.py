@@ -7,6 +7,7 @@ from typing import Literal, Protocol
 import torch
 
 from omnidrop_stream.errors import ConfigError, MissingDependency
+from omnidrop_stream.model.beside import Beside, CudaBeside, InTurn
 from omnidrop_stream.model.graphs import Capture, CudaCapture
 from omnidrop_stream.model.qwen_omni import Engine, Ways
 from omnidrop_stream.model.varlen import VarlenAttention, flash_kernel
@@ -24,6 +25,10 @@ class WaySettings(Protocol):
         """``auto``, ``sdpa`` or ``flash``."""
 
     @property
+    def overlap(self) -> bool:
+        """Whether the towers have a CUDA stream of their own."""
+
+    @property
     def graphs(self) -> bool:
         """Whether an answer's steps and questions' passes are recorded as CUDA graphs."""
 
@@ -34,6 +39,7 @@ def pick_ways(settings: WaySettings, device: torch.device, dtype: torch.dtype) -
         pick_engine(settings.engine, device),
         pick_attention(settings.attention, device, dtype),
         pick_capture(settings.graphs, device),
+        pick_beside(settings.overlap, device),
     )
 
 
@@ -95,3 +101,15 @@ def pick_capture(graphs: bool, device: torch.device) -> Capture | None:
             "false there"
         )
     return CudaCapture(device)
+
+
+def pick_beside(overlap: bool, device: torch.device) -> Beside:
+    """Where the towers' work goes."""
+    if not overlap:
+        return InTurn()
+    if device.type != "cuda":
+        raise ConfigError(
+            "model.overlap = true needs a CUDA device; a processor's work has one order: leave it "
+            "false there"
+        )
+    return CudaBeside(device)

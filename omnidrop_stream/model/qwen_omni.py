@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -21,6 +21,7 @@ from omnidrop_stream.model.base import (
     States,
 )
 from omnidrop_stream.model.batch import PlainRunning, Running, decode_batch, extend_batch
+from omnidrop_stream.model.beside import Beside, InTurn
 from omnidrop_stream.model.decoder import Decoder
 from omnidrop_stream.model.fast import FastEngine, FastRunning
 from omnidrop_stream.model.fork import Fork
@@ -49,12 +50,13 @@ class Ways:
 
     attention: the decoder's; None for torch's own kernels. capture: records an answer's steps
     (``model/graphs.py``) and questions' passes (``model/recorded_prefill.py``); None: they are
-    launched kernel by kernel.
+    launched kernel by kernel. beside: where the towers' work goes.
     """
 
     engine: Engine = "plain"
     attention: Attention | None = None
     capture: Capture | None = None
+    beside: Beside = field(default_factory=InTurn)
 
 
 PLAIN = Ways()
@@ -138,11 +140,11 @@ class QwenOmni:
 
     def encode(self, chunk: Chunk, carry: EncodeCarry, settings: EncodeSettings) -> Encoded:
         """Towers and pruning within each modality."""
-        return self._towers.encode(chunk, carry, settings)
+        return self._ways.beside.run(lambda: self._towers.encode(chunk, carry, settings))
 
     def encode_batch(self, requests: Sequence[EncodeRequest]) -> list[Encoded]:
         """`encode` for chunks of several streams, each tower once over all of them."""
-        return self._towers.encode_batch(requests)
+        return self._ways.beside.run(lambda: self._towers.encode_batch(requests))
 
     @torch.inference_mode()
     def prefill_prompt(self, ids: list[int], markers: int) -> Prompt:
@@ -175,6 +177,7 @@ class QwenOmni:
         place: Place = LOOSE,
     ) -> Generator[None, None, States]:
         """Run ``layers`` over one chunk's tokens after ``past``; yields after each layer."""
+        self._ways.beside.join()
         if self._fast is not None:
             request = ExtendRequest(prompt, past, past_slots, tokens, slot, hidden, layers, place)
             (states,) = yield from self.extend_batch([request])
@@ -212,6 +215,7 @@ class QwenOmni:
         self, requests: Sequence[ExtendRequest]
     ) -> Generator[None, None, list[States]]:
         """`extend` for chunks of several streams together; yields after each layer."""
+        self._ways.beside.join()
         with torch.inference_mode():
             running = [self.running(one) for one in requests]
         return (yield from extend_batch(self._decoder, running))
