@@ -9,6 +9,7 @@ from clients import terminal
 from clients.outputs import check_outputs
 from omnidrop_stream.config import Config, DepthName, load_config, merged
 from omnidrop_stream.errors import UsageError
+from runtime.memory import settle_heap
 
 ORIGIN = "the command line"
 NAMES: dict[str, DepthName] = {
@@ -45,8 +46,9 @@ def measure(
         ask_every_s=ask_every,
         stop_when_late=not all_rows,
     )
-    text = ""
-    for report in run_streams(bench, _settings(config, model, engine), tell=terminal.complain):
+    how, text = _settings(config, model, engine), ""
+    told = settle_heap() or ("the environment's own",)  # as a node that carries streams has it
+    for report in run_streams(bench, how, tell=terminal.complain, allocator=told):
         text = to_markdown(report)
         if json is not None:
             json.write_text(dumps(report, indent=1) + "\n", encoding="utf-8")

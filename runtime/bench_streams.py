@@ -17,7 +17,7 @@ import os
 import random
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -107,8 +107,11 @@ def run_streams(
     config: Config,
     model: OmniModel | None = None,
     tell: Callable[[str], None] = lambda _: None,
+    allocator: Sequence[str] = ("as it is",),
 ) -> Generator[dict[str, Any], None, None]:
-    """The report after each row. model: instead of loading the configured one."""
+    """The report after each row. model: instead of loading the configured one. allocator: which of
+    glibc's settings hold, in words.
+    """
     model = model or load(config.model)
     config = within_reach(config, model)[0]
     tell("drawing the worlds")
@@ -127,6 +130,7 @@ def run_streams(
             "seed": bench.seed,
             "questions": list(QUESTIONS),
             "answer_tokens_at_most": config.decode.max_tokens,
+            "allocator": list(allocator),
         },
         "rows": [],
         "largest_that_holds": {},

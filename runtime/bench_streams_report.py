@@ -53,6 +53,7 @@ def to_markdown(report: dict[str, Any]) -> str:
         f"- {options['worlds']} worlds (picture and sound), each played by as many streams as need "
         f"be, at random phases; a question to a random stream every {options['ask_every_s']:g} s, "
         f"answers of at most {options['answer_tokens_at_most']} tokens",
+        f"- glibc's allocator as `serve` sets it: {', '.join(options['allocator'])}",
         "",
         _line(COLUMNS),
         _line(["---"] * len(COLUMNS)),

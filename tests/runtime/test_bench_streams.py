@@ -78,6 +78,7 @@ def test_streams_are_played_asked_and_counted():
     assert row["age_max_ms"] >= row["age_p50_ms"] > 0
     assert {"commit", "device", "cores", "date", "versions", "load_average"} <= set(report)
     text = to_markdown(report)
+    assert "allocator as `serve` sets it: as it is\n" in text
     assert f"| {' | '.join(COLUMNS)} |" in text
     assert f"| 2 | 2 (2) | 4 | {row['late']} | {row['dropped']} |" in text
 
@@ -95,3 +96,16 @@ def test_a_wrong_flag_is_refused_with_what_is_allowed(flags, told):
     ran = CliRunner().invoke(app, ["streams", *flags])
     assert isinstance(ran.exception, UsageError)
     assert told in str(ran.exception)
+
+
+def test_the_command_plays_with_the_allocator_that_a_node_has(monkeypatch):
+    given = []
+
+    def played(bench, config, tell, allocator):
+        given.append(allocator)
+        yield from ()
+
+    monkeypatch.setattr("clients.bench_streams.settle_heap", lambda: ("MALLOC_ARENA_MAX",))
+    monkeypatch.setattr("runtime.bench_streams.run_streams", played)
+    assert CliRunner().invoke(app, ["streams", "--quick"]).exit_code == 0
+    assert given == [("MALLOC_ARENA_MAX",)]
