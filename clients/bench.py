@@ -29,12 +29,14 @@ app = typer.Typer(
 )
 
 
-@app.callback()
-def bench() -> None:
+@app.callback(invoke_without_command=True)
+def bench(context: typer.Context) -> None:
     """Measure on this machine."""
+    if context.invoked_subcommand is None:
+        terminal.write_out(context.get_help())
 
 
-@app.command()
+@app.command(short_help="Question to first token, against the stock path.")
 def latency(
     model: Annotated[str | None, typer.Option(help="Hub id or folder.", metavar="ID")] = None,
     random_weights: Annotated[
@@ -135,12 +137,12 @@ def _windows(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in parts)
 
 
-app.command()(bench_tables.table2)
-app.command()(bench_tables.profile)
-app.command()(bench_tables.weights)
+app.command(short_help="The paper's Table 2: prefill, latency, memory.")(bench_tables.table2)
+app.command(short_help="A Chrome trace of one chunk and one question.")(bench_tables.profile)
+app.command(short_help="int8 and int4 weights: bytes, logits, cards.")(bench_tables.weights)
 
 
-@app.command()
+@app.command(short_help="Watch in real time: late chunks, first token.")
 def live(
     source: Annotated[str, typer.Option(help="What to watch.")] = "demo:",
     model: Annotated[str | None, typer.Option(help="Hub id or folder.", metavar="ID")] = None,
@@ -162,7 +164,7 @@ def live(
     terminal.write_out(text)
 
 
-@app.command()
+@app.command(short_help="Standing questions: precision, recall, delay.")
 def watches(
     model: Annotated[str | None, typer.Option(help="Hub id or folder.", metavar="ID")] = None,
     config: Annotated[Path | None, typer.Option(help="A YAML file, as configs/eval.yaml.")] = None,
@@ -185,7 +187,7 @@ def watches(
     measure(model, config, streams, chunks, seed, threshold, json, markdown)
 
 
-@app.command()
+@app.command(short_help="Live streams carried with every chunk on time.")
 def streams(
     model: Annotated[str | None, typer.Option(help="Hub id or folder.", metavar="ID")] = None,
     config: Annotated[Path | None, typer.Option(help="A YAML file.")] = None,

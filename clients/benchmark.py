@@ -45,14 +45,16 @@ Json = Annotated[Path | None, typer.Option("--json", help="Write the report ther
 Markdown = Annotated[Path | None, typer.Option("--markdown", help="Write the tables there.")]
 
 
-@app.callback()
-def benchmark() -> None:
+@app.callback(invoke_without_command=True)
+def benchmark(context: typer.Context) -> None:
     """Published benchmarks on any checkpoint; a file under configs/benchmarks/ is a table of the
     paper.
     """
+    if context.invoked_subcommand is None:
+        terminal.write_out(context.get_help())
 
 
-@app.command()
+@app.command(short_help="Play the clips, ask every row's questions.")
 def run(
     config: Annotated[
         Path | None,
@@ -95,7 +97,7 @@ def run(
     return 0
 
 
-@app.command()
+@app.command(short_help="Put the parts of a run together as tables.")
 def report(
     states: Annotated[list[Path], typer.Argument(help="State files of one run, all its parts.")],
     json: Json = None,
@@ -112,7 +114,7 @@ def report(
     return 0
 
 
-@app.command()
+@app.command(short_help="Tell which annotated clips are not there.")
 def check(
     sets: Sets = None,
     data: Data = None,

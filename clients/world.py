@@ -18,12 +18,14 @@ app = typer.Typer(
 )
 
 
-@app.callback()
-def world() -> None:
+@app.callback(invoke_without_command=True)
+def world(context: typer.Context) -> None:
     """The synthetic world that the embedded model knows."""
+    if context.invoked_subcommand is None:
+        write_out(context.get_help())
 
 
-@app.command()
+@app.command(short_help="Write some seconds of the world to OUT.")
 def render(
     out: Annotated[Path, typer.Argument(help="The mp4 file to write.")],
     seed: Annotated[int, typer.Option(help="Which world; each seed is another.")] = 0,

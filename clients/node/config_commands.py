@@ -36,7 +36,7 @@ def config(context: typer.Context) -> None:
         write_out(context.get_help())
 
 
-@app.command()
+@app.command(short_help="Tell whether `omnidrop serve` would take FILE.")
 def check(file: File) -> None:
     """Read FILE and the environment as `omnidrop serve` would; say what is wrong, or that it is
     right.
@@ -73,7 +73,7 @@ def _never_usable(config: NodeConfig, origin: str) -> list[str]:
     return missing
 
 
-@app.command()
+@app.command(short_help="Print every setting with its value.")
 def show(
     file: File,
     as_json: Annotated[bool, typer.Option("--json", help="JSON instead of YAML.")] = False,
@@ -86,13 +86,13 @@ def show(
     write_out(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), end="")
 
 
-@app.command()
+@app.command(short_help="Print the file's JSON schema, for editors.")
 def schema() -> None:
     """Print the JSON schema of the file, for editors."""
     write_out(json.dumps(file_schema(), indent=2))
 
 
-@app.command()
+@app.command(short_help="Tell the running node to read FILE again.")
 def reload(file: File) -> None:
     """Tell the node that runs with FILE to read it again; the other cameras are not disturbed."""
     config = load_node_config(file)

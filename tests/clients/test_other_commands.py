@@ -22,9 +22,23 @@ def test_the_bare_command_shows_its_help(omnidrop: Omnidrop) -> None:
     assert all(name in ran.out for name in ("ask", "demo", "doctor", "bench"))
 
 
-def test_the_help_tells_of_every_command_in_a_whole_line(omnidrop: Omnidrop) -> None:
-    told = omnidrop("--help").out
-    assert "..." not in told.partition("Commands:")[2]
+GROUPS = ("bench", "benchmark", "config", "world")
+
+
+@pytest.mark.parametrize("words", [(), *((group,) for group in GROUPS)])
+def test_the_help_tells_of_every_command_in_a_whole_line(
+    omnidrop: Omnidrop, words: tuple[str, ...]
+) -> None:
+    told = omnidrop(*words, "--help").out.partition("Commands:")[2]
+    assert told.count("\n") > 1
+    assert "..." not in told
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_a_group_without_a_command_shows_its_help(omnidrop: Omnidrop, group: str) -> None:
+    ran = omnidrop(group)
+    assert ran.code == 0
+    assert ran.out == omnidrop(group, "--help").out
 
 
 @pytest.mark.parametrize(
