@@ -140,6 +140,7 @@ def _windows(text: str) -> tuple[int, ...]:
 app.command(short_help="The paper's Table 2: prefill, latency, memory.")(bench_tables.table2)
 app.command(short_help="A Chrome trace of one chunk and one question.")(bench_tables.profile)
 app.command(short_help="int8 and int4 weights: bytes, logits, cards.")(bench_tables.weights)
+app.command(short_help="Engines, flash, graphs beside the plain way.")(bench_tables.ways)
 
 
 @app.command(short_help="Watch in real time: late chunks, first token.")

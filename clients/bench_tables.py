@@ -1,4 +1,4 @@
-"""``omnidrop bench table2``, ``profile`` and ``weights``: flags, files, tables."""
+"""``omnidrop bench table2``, ``profile``, ``weights`` and ``ways``: flags, files, tables."""
 
 from __future__ import annotations
 
@@ -155,6 +155,61 @@ def weights(
         streams, chunks = 1, 2
     settings = settings_of(config, model or "embedded", device, dtype)
     measured = WeightsSettings(settings, streams, chunks, seed)
+    files = Files(json, to_json, markdown, to_markdown)
+    for report in run(measured, terminal.complain):
+        files.write(report)
+    terminal.write_out(files.last, end="")
+    return 0
+
+
+def ways(
+    model: Model = None,
+    random_weights: Shape = None,
+    config: Settings = None,
+    ways: Annotated[
+        str | None,
+        typer.Option(
+            help="Some of fast, flash, graphs, fast+graphs, overlap, compile (default: all but "
+            "compile, which takes minutes)."
+        ),
+    ] = None,
+    chunks: Annotated[int, typer.Option(help="The window in chunks of 2 s.")] = 32,
+    prefill_depth: Annotated[
+        str | None,
+        typer.Option(help="0, a number, exact, half or read_side (default: the file's)."),
+    ] = "read_side",
+    repeats: Annotated[int, typer.Option(help="Rounds.")] = 10,
+    json: Json = None,
+    markdown: Markdown = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    weights: Weights = None,
+    quick: Quick = False,
+    debug: Debug = False,
+) -> int:
+    """Every way to compute beside the plain one: what this device gains, and how far logits move.
+
+    Engines, flash attention, CUDA graphs, a CUDA stream for the towers, torch's compiler.
+    """
+    from runtime.models import import_torch
+
+    import_torch()
+    from omnidrop_stream.lab.bench_ways import USUAL, WaysSettings, run
+    from omnidrop_stream.lab.bench_ways_report import to_json, to_markdown
+
+    if quick:
+        chunks, repeats = 2, 1
+    wanted = USUAL if ways is None else tuple(n.strip() for n in ways.split(","))
+    told = settings_of(config, model, device, dtype, weights)
+    depth = depth_named(prefill_depth)
+    measured = WaysSettings(
+        config=told,
+        shape=shape_of(model, random_weights, quick),
+        ways=wanted,
+        chunks=chunks,
+        depth=told.stream.prefill_depth if depth is None else depth,
+        repeats=repeats,
+    )
     files = Files(json, to_json, markdown, to_markdown)
     for report in run(measured, terminal.complain):
         files.write(report)
