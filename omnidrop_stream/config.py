@@ -49,7 +49,7 @@ class ModelConfig(_Section):
     graphs: bool = False
     """Whether an answer's steps, and the passes of questions at full depth, are recorded once and
     replayed, as CUDA graphs; for a CUDA device alone, where nobody has measured it yet. It takes
-    the memory of one window at full depth besides.
+    the memory of two to three windows at full depth besides, of the largest stream's.
     """
     overlap: bool = False
     """Whether the towers have a CUDA stream of their own, so that a question need not wait for a

@@ -3,15 +3,19 @@
 A GPU loads each kernel when it is first wanted, and picks its ways for the shapes it meets, which a
 first question would wait for. So a scratch stream of the same settings is asked before: black
 pictures and silence, an answer long enough for its steps to be recorded where they are
-(``model/graphs.py``), and as often as a question's pass wants it (``model/recorded_prefill.py``);
-what cannot be recorded is told at the start, then, and not in mid-answer.
+(``model/graphs.py``), and a standing question, whose pass is at full depth whatever the stream's
+is, as often as that wants it (``model/recorded_prefill.py``); what cannot be recorded is told at
+the start, then, and not in mid-answer.
 """
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import numpy as np
 
 from omnidrop_stream.config import Config, merged
+from omnidrop_stream.errors import ModelMismatch
 from omnidrop_stream.model.base import OmniModel
 from omnidrop_stream.model.graphs import EAGER_STEPS
 from omnidrop_stream.model.recorded_prefill import EAGER_PASSES
@@ -25,6 +29,7 @@ from omnidrop_stream.types import (
     Query,
     StreamKind,
 )
+from omnidrop_stream.watch_config import WatchConfig
 
 HEIGHT, WIDTH = 360, 640
 CHUNKS = 2
@@ -42,9 +47,13 @@ def warm_up(model: OmniModel, config: Config) -> bool:
     stream = OmniStream(model, merged(config, {"decode": decode}))
     for index in range(CHUNKS):
         stream.push(_empty(index, config.stream.kind, config.stream.fps))
-    for _ in range(EAGER_PASSES + 1):
-        for _ in stream.ask(Query(question)):
-            pass
+    for _ in stream.ask(Query(question)):
+        pass
+    with suppress(ModelMismatch):  # a checkpoint that no standing question can be put to
+        watch = stream.standing(WatchConfig(text=question))
+        for _ in range(EAGER_PASSES + 1):
+            for _ in stream.judge_steps([watch]):
+                pass
     return True
 
 

@@ -13,7 +13,17 @@ from torch.utils._pytree import tree_leaves
 
 from tests.pretend_device import There
 
-WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "equal")
+WAITS = (
+    "_local_scalar_dense",
+    "nonzero",
+    "masked_select",
+    "equal",
+    "is_nonzero",
+    "_unique2",
+    "unique_consecutive",
+    "bincount",
+)
+"""What cannot go on before the device has told a value or a size."""
 
 
 def tensors(values):
@@ -38,9 +48,9 @@ class Recorder(TorchDispatchMode):
         self._there, self._calls, self._made = there, [], set()
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        if func.overloadpacket.__name__ in WAITS:
-            raise RuntimeError("operation not permitted when stream is capturing")
-        named = kwargs or {}
+        name, named = func.overloadpacket.__name__, kwargs or {}
+        if name in WAITS or (name.startswith("index") and asks_the_host(args)):
+            raise RuntimeError(f"{name}: operation not permitted when stream is capturing")
         given = tensors((args, named))
         if self._there and any(t.dim() and not isinstance(t, There) for t in given):
             raise RuntimeError(f"{func} copies from memory that is not pinned, in a record")
@@ -65,6 +75,15 @@ class Recorder(TorchDispatchMode):
                 again(*call)
 
         return replay
+
+
+def asks_the_host(args):
+    """Whether an indexing operation takes truths, whose number is not known, or a value from the
+    host.
+    """
+    truths = any(t.dtype == torch.bool for t in tensors(args[1:2]))
+    values = [t for t in tensors(args[2:3]) if t.dim() == 0 and not isinstance(t, There)]
+    return truths or bool(values and args[0].dim())
 
 
 def again(func, args, named, out):

@@ -12,15 +12,16 @@ from omnidrop_stream.warming import warm_up
 from tests.helpers import ENGINES, settings, small_model
 from tests.pretend_device import pretended, sent
 from tests.recorder import Recorder
+from tests.watches import watching_model
 
 HOW = {"stream": {"frame_tokens": 24}, "pruning": {"retention": 0.5}}
 
 
-def elsewhere(engine):
+def elsewhere(engine, make=small_model):
     """A model on the pretended device that says so and would end every answer early, and what
     records its steps.
     """
-    plain, recorder = small_model(engine=engine, seed=1, layers=4), Recorder(there=True)
+    plain, recorder = make(engine=engine, seed=1, layers=4), Recorder(there=True)
     sent(plain.thinker)
     spec = replace(plain.spec, device="meta", eos_ids=tuple(range(plain.spec.vocabulary // 2)))
     return QwenOmni(plain.thinker, plain.tokenizer, spec, Ways(engine, capture=recorder)), recorder
@@ -33,25 +34,24 @@ def test_every_kind_of_stream_is_asked_until_its_steps_are_recorded(engine, kind
     with pretended():
         model, recorder = elsewhere(engine)
         assert warm_up(model, how)
-    # Of pictures alone too few come for any layer to drop one: that is full depth.
-    full = kind is StreamKind.VIDEO
-    assert (recorder.records, recorder.replays) == (2 + full, 4 + full)
+    assert (recorder.records, recorder.replays) == (1, 2)
 
 
+@pytest.mark.parametrize("kind", list(StreamKind))
 @pytest.mark.parametrize("engine", ENGINES)
-def test_at_full_depth_the_questions_pass_is_recorded_too(engine):
-    how = settings(**{**HOW, "stream": {**HOW["stream"], "prefill_depth": "read_side"}})
+def test_a_standing_question_is_asked_until_its_pass_is_recorded(engine, kind):
+    how = settings(**{**HOW, "stream": {**HOW["stream"], "kind": kind}})
     with pretended():
-        model, recorder = elsewhere(engine)
+        model, recorder = elsewhere(engine, watching_model)
         assert warm_up(model, how)
-    assert (recorder.records, recorder.replays) == (3, 5)
+    assert (recorder.records, recorder.replays) == (2, 3)
 
 
 def test_limits_that_are_too_low_for_it_do_not_count():
     with pretended():
         model, recorder = elsewhere("plain")
         assert warm_up(model, settings(**HOW, decode={"max_tokens": 1, "question_chars": 3}))
-    assert recorder.records == 2
+    assert recorder.records == 1
 
 
 def test_a_processor_needs_none():

@@ -99,6 +99,7 @@ def encode_all(model: QwenOmni, config: Config, chunks: Sequence[Chunk]) -> list
     for chunk in chunks:
         results.append(model.encode(chunk, carry, settings))
         carry = results[-1].carry
+    model.ways.beside.join()
     return results
 
 

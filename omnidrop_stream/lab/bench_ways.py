@@ -35,6 +35,7 @@ from omnidrop_stream.model.fork import Fork
 from omnidrop_stream.model.load import load_model, random_model
 from omnidrop_stream.model.pick import pick_ways
 from omnidrop_stream.model.qwen_omni import QwenOmni
+from omnidrop_stream.model.recorded_prefill import EAGER_PASSES
 from omnidrop_stream.model.shapes import shape_of
 from omnidrop_stream.types import CHUNK_SECONDS, Answer, Chunk, Query
 
@@ -88,7 +89,7 @@ class Row:
     missing: str = ""
     """Why there are no figures."""
     first_ms: float = 0.0
-    """The first two questions together: what is loaded, recorded or compiled is done then."""
+    """The first three questions together: what is loaded, recorded or compiled is done then."""
     question_ms: Spread | None = None
     """At a chunk's end, with an answer of one token."""
     faster: Ratio | None = None
@@ -144,7 +145,7 @@ class _Way:
         self.token: list[float] = []
         self.arrival: list[float] = []
         self.logits: list[torch.Tensor] = []
-        self.first_ms = sum(self._ask() for _ in range(2))
+        self.first_ms = sum(self._ask() for _ in range(EAGER_PASSES + 1))
 
     def round(self) -> None:
         """One sample of each."""

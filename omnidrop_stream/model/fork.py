@@ -201,6 +201,8 @@ class Fork:
     """The step as one launch (``model/graphs.py``), once there is one: token and its position ->
     logits.
     """
+    unrecorded: bool = False
+    """There was no memory to record it."""
 
     def advance(self, logits: torch.Tensor) -> None:
         """A token was decoded; f32 [vocabulary] of the next. After a few all layers `settle`."""

@@ -12,7 +12,10 @@ operations on the same memory.
 
 from __future__ import annotations
 
+import gc
+import logging
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import torch
 
@@ -22,6 +25,7 @@ from omnidrop_stream.model.fork import Fork, LayerStore
 from omnidrop_stream.model.partial import Piece, attend, grouped
 from omnidrop_stream.model.rope import rotate
 
+_log = logging.getLogger(__name__)
 Work = Callable[[], None]
 Capture = Callable[[Work], Work]
 """Does some work on the device once or more; what it returns does it again, on the same memory.
@@ -35,8 +39,9 @@ def worth_recording(fork: Fork) -> bool:
     """Whether the answer has come so far, reads the trunk no longer, and has room for more than one
     token.
     """
-    ready = all(store.alone and store.left > 1 for store in fork.layers)
-    return fork.steps >= EAGER_STEPS and ready
+    if fork.unrecorded or fork.steps < EAGER_STEPS:
+        return False
+    return all(store.alone and store.left > 1 for store in fork.layers)
 
 
 class _Layer:
@@ -66,7 +71,9 @@ class RecordedStep:
     def __init__(
         self, decoder: Decoder, stores: Sequence[LayerStore], position: int, capture: Capture
     ) -> None:
-        """``position``: of the next token. Raises ModelError where the step cannot be recorded."""
+        """``position``: of the next token. Raises ModelError where the step cannot be recorded,
+        OutOfMemoryError where there is no room for it.
+        """
         device = decoder.device
         self._first = position
         self._token = torch.zeros(1, dtype=torch.long, device=device)
@@ -74,7 +81,7 @@ class RecordedStep:
         self._logits = torch.zeros(decoder.head.out_features, device=device)
         self._stores = stores
         self._layers = [_Layer(store, self._step) for store in stores]
-        self._replay = recorded(capture, lambda: self._run(decoder), "an answer's step")
+        self._replay = taken(capture, lambda: self._run(decoder), "an answer's step")
 
     def __call__(self, token: int, position: int) -> torch.Tensor:
         """The next token's logits f32 [vocabulary], valid until the next call; ``token`` stands at
@@ -97,10 +104,28 @@ class RecordedStep:
         self._logits.copy_(decoder.logits(hidden))
 
 
-def recorded(capture: Capture, work: Work, what: str) -> Work:
-    """``capture(work)``; raises ModelError where ``what`` it is cannot be recorded."""
+Record = TypeVar("Record")
+
+
+def with_room(make: Callable[[], Record], what: str) -> Record | None:
+    """``make()``, a record; None where there is no memory for it, which is logged: ``what`` it is
+    goes on kernel by kernel.
+    """
+    try:
+        return make()
+    except torch.OutOfMemoryError:
+        _log.warning("no memory to record %s as a CUDA graph: launched kernel by kernel", what)
+        return None
+
+
+def taken(capture: Capture, work: Work, what: str) -> Work:
+    """``capture(work)``. Raises ModelError where ``what`` it is cannot be recorded at all, and
+    OutOfMemoryError as it comes.
+    """
     try:
         return capture(work)
+    except torch.OutOfMemoryError:
+        raise
     except RuntimeError as error:
         raise ModelError(
             f"{what} could not be recorded as a CUDA graph ({error}); set model.graphs to false, "
@@ -115,43 +140,62 @@ class CudaCapture:
 
     All records share their memory: it holds nothing from one replay to the next, and they are
     replayed one after the other. What ``torch.cuda.graph`` does besides, emptying all caches of the
-    process, would cost every stream new memory at each answer.
+    process, would cost every stream new memory at each answer; it is done where memory is short,
+    because nothing is given back while a record is taken.
     """
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._beside = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._pool = torch.cuda.graph_pool_handle()
-        self._failed: RuntimeError | None = None
+        self._failed = ""
         # The shared memory ends with its last record; this one stays.
         number = torch.zeros(1, device=device)
         self._kept = number, self._recorded(lambda: _ignored(number + 1))
 
     def __call__(self, work: Work) -> Work:
-        """See `Capture`. What failed once is not tried again: the allocator may be spoilt."""
-        if self._failed is not None:
-            raise self._failed
+        """See `Capture`. What failed once is not tried again: the allocator may be spoilt. Only for
+        want of memory, which raises OutOfMemoryError, it is.
+        """
+        if self._failed:  # the words alone: an exception holds all that its frames hold
+            raise RuntimeError(self._failed)
         try:
-            graph = self._recorded(work)
+            graph = self._with_room(work)
+        except torch.OutOfMemoryError:
+            raise
         except RuntimeError as error:
-            self._failed = error
+            self._failed = str(error)
             raise
         replay: Work = graph.replay
         return replay
 
+    def _with_room(self, work: Work) -> torch.cuda.CUDAGraph:
+        try:
+            return self._recorded(work)
+        except torch.OutOfMemoryError:
+            pass  # and its frames go before the second try
+        torch.cuda.empty_cache()
+        return self._recorded(work)
+
     def _recorded(self, work: Work) -> torch.cuda.CUDAGraph:
         current = torch.cuda.current_stream(self._device)
         self._beside.wait_stream(current)
-        with torch.cuda.stream(self._beside):
-            work()
-            self._beside.synchronize()
-            graph = torch.cuda.CUDAGraph()
-            graph.capture_begin(self._pool, capture_error_mode="thread_local")
-            try:
+        collecting = gc.isenabled()
+        gc.disable()  # a record that a collector ends has no place in another one
+        try:
+            with torch.cuda.stream(self._beside):
                 work()
-            finally:
-                graph.capture_end()
-        current.wait_stream(self._beside)
+                self._beside.synchronize()
+                graph = torch.cuda.CUDAGraph()
+                graph.capture_begin(self._pool, capture_error_mode="thread_local")
+                try:
+                    work()
+                finally:
+                    graph.capture_end()
+        finally:
+            if collecting:
+                gc.enable()
+            current.wait_stream(self._beside)  # also behind what failed half-way
         return graph
 
 

@@ -193,15 +193,17 @@ class PagedTrunk:
 
     def copy_block(self, out: torch.Tensor) -> None:
         """See `KeptTrunk`."""
-        for section in self._sections:
-            rows = moved(section.rows, out.device)
-            for layer in section.layers:
-                if section.arena is not None:
-                    held = section.arena.layer(layer)
-                    torch.index_select(held, 2, rows, out=out[layer])
-                else:
-                    chunks = [band.read(layer) for band, _ in section.bands]
-                    torch.cat(chunks, dim=2, out=out[layer])
+        sent: dict[int, torch.Tensor] = {}
+        for layer, place in enumerate(out):
+            section = self.section(layer)
+            if section.arena is None:
+                chunks = [band.read(layer) for band, _ in section.bands]
+                torch.cat(chunks, dim=2, out=place)
+                continue
+            first = section.layers.start
+            if first not in sent:
+                sent[first] = moved(section.rows, out.device)
+            torch.index_select(section.arena.layer(layer), 2, sent[first], out=place)
 
     @cached_property
     def _turns(self) -> dict[Turn, Angles]:
@@ -281,7 +283,7 @@ class PagedTrunk:
         own = torch.tensor([shifts.index(s) for s in self._shifts])
         counts = torch.tensor([s.count for s in self.segments])
         modality = torch.cat([s.tokens.modality for s in self.segments])
-        return own.repeat_interleave(counts).to(modality.device) + modality * len(shifts)
+        return moved(own.repeat_interleave(counts), modality.device) + modality * len(shifts)
 
     def _cut(self) -> list[Section]:
         paged = [s.paged for s in self.segments if s.paged is not None]

@@ -25,7 +25,7 @@ from omnidrop_stream.model.beside import Beside, InTurn
 from omnidrop_stream.model.decoder import Decoder
 from omnidrop_stream.model.fast import FastEngine, FastRunning
 from omnidrop_stream.model.fork import Fork
-from omnidrop_stream.model.graphs import Capture, RecordedStep, worth_recording
+from omnidrop_stream.model.graphs import Capture, RecordedStep, with_room, worth_recording
 from omnidrop_stream.model.paged import PagedTrunk
 from omnidrop_stream.model.parts import parts_of
 from omnidrop_stream.model.prefill import PrunedPrefill, Trunk
@@ -255,7 +255,9 @@ class QwenOmni:
         decoder = self._decoder
         capture = self._ways.capture
         if capture is not None and fork.recorded is None and worth_recording(fork):
-            fork.recorded = RecordedStep(decoder, fork.layers, fork.next_position, capture)
+            of = (decoder, fork.layers, fork.next_position, capture)
+            fork.recorded = with_room(lambda: RecordedStep(*of), "an answer's step")
+            fork.unrecorded = fork.recorded is None
         if fork.recorded is not None:
             fork.advance(fork.recorded(token, fork.next_position))
             return fork.logits

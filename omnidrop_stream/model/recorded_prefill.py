@@ -3,13 +3,14 @@
 At full depth only the text runs through the layers, and how many tokens each layer sees is known
 before the first one runs. So a pass has a *shape*, and passes of one shape are the same operations
 on other values: they are recorded once, over memory of their own, and replayed. A question's way
-there is then: the window's states are copied to that memory as they lie, a few numbers are sent,
-one launch, and what the answer needs is copied out, which the next question overwrites.
+there is then: the window's states are copied to that memory as they lie, a copy for each layer, a
+few numbers are sent, one launch, and what the answer needs is copied out, which the next question
+overwrites.
 
 Text rows come in buckets; the rows that fill one up stand behind the others, which never see them.
 Tokens have no buckets, because which tokens leave depends on how many there are: a full window at a
-chunk's end has the same shape again and again (a standing question's always), one that is growing
-or sees an open chunk has a new one each time and runs layer by layer.
+chunk's end has the same shape again and again (a standing question's two chunks nearly always), one
+that is growing or sees an open chunk has another one each time and runs layer by layer.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from omnidrop_stream.model.copies import moved
 from omnidrop_stream.model.decoder import Angles, Decoder
 from omnidrop_stream.model.fast_prefill import staying
 from omnidrop_stream.model.fork import Fork, LayerStore
-from omnidrop_stream.model.graphs import Capture, recorded
+from omnidrop_stream.model.graphs import Capture, taken, with_room
 from omnidrop_stream.model.partial import Piece, attend, grouped
 from omnidrop_stream.model.prefill import tail_positions
 from omnidrop_stream.model.rope import rotate
@@ -37,8 +38,14 @@ from omnidrop_stream.types import Modality
 
 TEXT_ROWS = 16
 """Text rows are filled up to a multiple of it."""
-EAGER_PASSES = 1
-"""Passes of one shape before it is recorded, which costs as much as some passes."""
+EAGER_PASSES = 2
+"""Passes of one shape before it is recorded, which costs as much as some passes: two are soon asked
+of a window that is growing, whose shape never comes again.
+"""
+MOST_SCORES = 2**20
+"""Text rows times tokens of the window. A record scores all rows in fp32; with more than these (a
+long history before a long window) that may cost more than the launches that it saves.
+"""
 KEPT_SHAPES = 64
 KEPT_RECORDS = 8
 ROOMY = 1.125
@@ -68,12 +75,16 @@ class PassShape:
 
 
 def shape_of(prompt: Prompt, question: Question, spec: ModelSpec) -> PassShape | None:
-    """None where a question cannot be recorded: not at full depth, or its policy asks the host."""
+    """None where a question is not recorded: not at full depth, its policy asks the host, or it is
+    long for such a window.
+    """
     policy = question.policy
     whole = question.depth >= spec.n_layers and len(question.entering) == spec.n_layers
     if not (whole and question.entering[0] and isinstance(policy, ON_DEVICE)):
         return None
     rows = -(-len(question.ids) // TEXT_ROWS) * TEXT_ROWS
+    if rows * question.entering[0] > MOST_SCORES:
+        return None
     return PassShape(prompt.count, question.entering, rows, question.max_new_tokens, policy)
 
 
@@ -96,7 +107,9 @@ class KeptTrunk(Protocol):
 
 
 class Workspace:
-    """The memory that all records work on, in turn: nothing in it outlives a question."""
+    """The memory that all records work on, in turn. What a question leaves in it no other one
+    reads, also after its stream has forgotten; it stays until it is overwritten.
+    """
 
     def __init__(self, decoder: Decoder, block: int, stores: int) -> None:
         """Room for so many numbers of the model's dtype."""
@@ -143,7 +156,7 @@ class RecordedPass:
         tril = torch.ones(rows, rows, dtype=torch.bool, device=device).tril()
         self._causal = tril.repeat(self._groups, 1)
         self._block.zero_()
-        self._replay = recorded(capture, lambda: self._run(decoder), "a question's pass")
+        self._replay = taken(capture, lambda: self._run(decoder), "a question's pass")
 
     def ask(
         self,
@@ -278,30 +291,39 @@ class RecordedPasses:
         self._met: OrderedDict[PassShape, int] = OrderedDict()
         self._records: OrderedDict[PassShape, RecordedPass] = OrderedDict()
         self._workspace: Workspace | None = None
+        self._off = False
 
     @torch.inference_mode()
     def wanted(self, prompt: Prompt, question: Question) -> RecordedPass | None:
-        """The record for a question; None where there is none, or none yet."""
-        shape = shape_of(prompt, question, self._spec)
+        """The record for a question; None where there is none, or none yet. Raises ModelError."""
+        shape = None if self._off else shape_of(prompt, question, self._spec)
         if shape is None:
             return None
-        if shape not in self._records:
-            met = self._met.pop(shape, 0)
-            self._met[shape] = met + 1
-            if len(self._met) > KEPT_SHAPES:
-                self._met.popitem(last=False)
-            if met < EAGER_PASSES:
-                return None
-            self._records[shape] = self._made(shape)
+        record = self._records.get(shape)
+        if record is None and self._meets(shape) > EAGER_PASSES:
+            record = with_room(lambda: self._made(shape), "questions' passes")
+            self._off = record is None
+        if record is None:
+            return None
+        self._records[shape] = record
         self._records.move_to_end(shape)
         if len(self._records) > KEPT_RECORDS:
             self._records.popitem(last=False)
-        return self._records[shape]
+        return record
+
+    def _meets(self, shape: PassShape) -> int:
+        """How often it was met, now included."""
+        met = self._met.pop(shape, 0) + 1
+        self._met[shape] = met
+        if len(self._met) > KEPT_SHAPES:
+            self._met.popitem(last=False)
+        return met
 
     def _made(self, shape: PassShape) -> RecordedPass:
         block, stores = numbers_of(shape, self._spec)
         if self._workspace is None or not self._workspace.holds(block, stores):
             self._records.clear()  # they work on the one that is too small
+            self._workspace = None
             sizes = (int(numbers * ROOMY) for numbers in (block, stores))
             self._workspace = Workspace(self._decoder, *sizes)
         return RecordedPass(self._decoder, self._spec, shape, self._workspace, self._capture)

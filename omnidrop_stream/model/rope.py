@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import torch
 
+from omnidrop_stream.model.copies import moved
 from omnidrop_stream.types import Modality
 
 
@@ -35,7 +36,7 @@ class Rotary:
         """Cosine and sine f32 [n, head_dim] of ``positions`` i64 [3, n]."""
         dtype = torch.float64 if self.inv_freq.dtype == torch.float64 else torch.float32
         freqs = (
-            positions.to(self.inv_freq.device)[..., None].to(dtype) * self.inv_freq
+            moved(positions, self.inv_freq.device)[..., None].to(dtype) * self.inv_freq
         )  # [3, n, hd/2]
         cuts = torch.split(freqs, list(self.sections), dim=-1)
         parts = [part[i % 3] for i, part in enumerate(cuts)]

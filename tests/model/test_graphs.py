@@ -258,6 +258,7 @@ class FakeCuda:
         patch.setattr(torch.cuda, "stream", beside)
         patch.setattr(torch.cuda, "CUDAGraph", Graph)
         patch.setattr(torch.cuda, "graph_pool_handle", lambda: "pool")
+        patch.setattr(torch.cuda, "empty_cache", lambda: fake.told.append("emptied"))
 
 
 ONCE = [
@@ -294,15 +295,59 @@ def test_what_could_not_be_recorded_once_is_not_tried_again(monkeypatch):
     assert len(tries) == 2  # both passes of the first
 
 
-def test_a_record_ends_where_its_work_fails(monkeypatch):
+class Failing:
+    """Work that raises in some of its passes, counted from 1."""
+
+    def __init__(self, error, *passes):
+        self._error, self._passes, self.done = error, passes, 0
+
+    def __call__(self):
+        self.done += 1
+        if self.done in self._passes:
+            raise self._error("no way")
+
+
+@pytest.mark.parametrize("at", [1, 2], ids=["before the record", "in it"])
+def test_a_record_ends_where_its_work_fails_and_what_follows_waits_for_what_was_begun(
+    monkeypatch, at
+):
     fake = FakeCuda(monkeypatch)
-    capture, passes = CudaCapture(torch.device("cpu")), []
+    capture = CudaCapture(torch.device("cpu"))
+    fake.told.clear()
+    with pytest.raises(RuntimeError, match="no way"):
+        capture(Failing(RuntimeError, at))
+    assert fake.told.count("end") == at - 1
+    assert fake.told[-1] == "wait"
+    assert gc.isenabled()
 
-    def failing():
-        passes.append(1)
-        if len(passes) == 2:
-            raise torch.OutOfMemoryError("no memory")
 
+def test_a_failure_holds_nothing_of_what_failed(monkeypatch):
+    FakeCuda(monkeypatch)
+    capture = CudaCapture(torch.device("cpu"))
+    gone = []
+    for _ in range(3):
+        work = Failing(RuntimeError, 1)
+        gone.append(weakref.ref(work))
+        with pytest.raises(RuntimeError, match="no way"):
+            capture(work)
+        del work
+    gc.collect()
+    assert [reference() for reference in gone] == [None] * 3
+
+
+def test_where_memory_is_short_the_caches_are_emptied_and_it_is_tried_once_more(monkeypatch):
+    fake = FakeCuda(monkeypatch)
+    capture = CudaCapture(torch.device("cpu"))
+    work = Failing(torch.OutOfMemoryError, 2)
+    capture(work)()
+    assert fake.told.count("emptied") == 1
+    assert fake.told[-1] == "replay"
+    assert work.done == 4
+
+
+def test_memory_that_was_short_once_may_do_for_the_next_record(monkeypatch):
+    FakeCuda(monkeypatch)
+    capture = CudaCapture(torch.device("cpu"))
     with pytest.raises(torch.OutOfMemoryError):
-        capture(failing)
-    assert fake.told[-1] == "end"
+        capture(Failing(torch.OutOfMemoryError, 1, 2))
+    capture(lambda: None)()

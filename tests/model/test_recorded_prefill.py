@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from omnidrop_stream.errors import ModelError
+from omnidrop_stream.model import recorded_prefill
 from omnidrop_stream.model.qwen_omni import QwenOmni, Ways
 from omnidrop_stream.model.recorded_prefill import KEPT_RECORDS, TEXT_ROWS
 from omnidrop_stream.stream import OmniStream
@@ -30,6 +31,12 @@ PRUNINGS = [
     {"policy": "keep-all"},
 ]
 QUESTION = "What rang?"
+
+
+@pytest.fixture(autouse=True)
+def early(monkeypatch):
+    """The second pass of a shape is recorded."""
+    monkeypatch.setattr(recorded_prefill, "EAGER_PASSES", 1)
 
 
 @pytest.fixture(scope="module")
@@ -194,13 +201,60 @@ def test_a_policy_that_asks_the_host_is_not_recorded(chunks):
     assert not recorder.records
 
 
-def test_a_growing_window_is_not_recorded(chunks):
+@pytest.mark.parametrize("questions", [1, 2])
+def test_a_growing_window_is_not_recorded(chunks, questions, monkeypatch):
+    monkeypatch.undo()
     _, recorded, recorder = recording()
     stream = opened(recorded, [])
     for chunk in chunks:
         stream.push(chunk)
-        asked(recorded, stream)
+        for _ in range(questions):
+            asked(recorded, stream)
     assert not recorder.records
+    asked(recorded, stream)
+    asked(recorded, stream)
+    assert recorder.records == 1
+
+
+def test_a_long_question_of_a_long_window_is_not_recorded(chunks, monkeypatch):
+    _, recorded, recorder = recording()
+    stream = opened(recorded, chunks)
+    (tokens,) = {sum(s.count for s in stream.snapshot())}
+    for most, records in ((32 * tokens - 1, 0), (32 * tokens, 1)):
+        monkeypatch.setattr(recorded_prefill, "MOST_SCORES", most)
+        for _ in range(2):
+            asked(recorded, stream)
+        assert recorder.records == records
+
+
+class Full:
+    """A `Capture` for which there is no memory, after the first ``good`` records."""
+
+    def __init__(self, good=0):
+        self.tries, self._good, self._recorder = 0, good, Recorder()
+
+    def __call__(self, work):
+        self.tries += 1
+        if self.tries > self._good:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return self._recorder(work)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("good", [0, 1])
+def test_where_there_is_no_memory_for_a_record_it_is_launched_and_told(
+    engine, good, chunks, caplog
+):
+    plain, recorded, full = recording(engine, Full(good))
+    ours, theirs = (opened(m, chunks, tokens=9) for m in (recorded, plain))
+    for _ in range(4):
+        same(asked(recorded, ours), asked(plain, theirs))
+    told = [record.message for record in caplog.records]
+    # A question's pass comes second; every answer tries its own step once.
+    assert full.tries == 5
+    passes = "no memory to record questions' passes as a CUDA graph: launched kernel by kernel"
+    step = "no memory to record an answer's step as a CUDA graph: launched kernel by kernel"
+    assert sorted(told) == [step] * (4 - good) + [passes]
 
 
 @pytest.mark.parametrize("engine", ENGINES)
