@@ -14,6 +14,11 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 
+def always() -> bool:
+    """True."""
+    return True
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Wanted:
     """One request to the model, and both ways to serve it. Each yields between two turns."""
@@ -27,6 +32,8 @@ class Wanted:
     """The results of several, in their order."""
     repeatable: bool = True
     """Whether it may be served again where serving several of them failed: it changes nothing."""
+    ready: Callable[[], bool] = always
+    """Whether its next turn, behind the first one, has something to do; else it is to wait."""
 
 
 def alone(turns: Generator[Any, Any, T]) -> Generator[Any, None, T]:

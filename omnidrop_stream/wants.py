@@ -16,18 +16,24 @@ from omnidrop_stream.wanted import Wanted
 def encode_wanted(
     model: OmniModel, chunk: Chunk, carry: EncodeCarry, settings: EncodeSettings
 ) -> Wanted:
-    """A chunk encoded, in one turn; the result is an `Encoded`."""
+    """A chunk encoded, in one turn; the result is an `Encoded`. Where the towers work beside the
+    decoder there is a second turn, which may wait until they are done.
+    """
 
     def plain(one: EncodeRequest) -> Generator[None, None, Encoded]:
-        return model.encode(one.chunk, one.carry, one.settings)
-        yield
+        made = model.encode(one.chunk, one.carry, one.settings)
+        if not model.encoded():
+            yield
+        return made
 
     def together(several: Sequence[EncodeRequest]) -> Generator[None, None, list[Encoded]]:
-        return model.encode_batch(several)
-        yield
+        made = model.encode_batch(several)
+        if not model.encoded():
+            yield
+        return made
 
     request = EncodeRequest(chunk, carry, settings)
-    return Wanted(("encode", id(model)), request, plain, together)
+    return Wanted(("encode", id(model)), request, plain, together, ready=model.encoded)
 
 
 def extend_wanted(model: OmniModel, request: ExtendRequest) -> Wanted:

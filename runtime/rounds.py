@@ -36,6 +36,10 @@ class Round:
         for member in members:
             member.serving = self
 
+    def ready(self) -> bool:
+        """Whether its next turn has something to do; the device may still be at the last one."""
+        return self._wanted[0].ready()
+
     def step(self) -> bool:
         """A turn of the model's work; whether it is done."""
         try:

@@ -27,6 +27,8 @@ from runtime.turns import Candidate, Kind, choose_together
 
 T = TypeVar("T")
 JOIN_S = 2.0
+LOOK_S = 0.001
+"""How often it is looked whether a device is done, where there is nothing else to do."""
 
 
 @dataclass(slots=True, eq=False)
@@ -98,7 +100,7 @@ class ModelWorker:
         self._jobs: list[Job] = []
         self._lanes: list[_Lane] = []
         self._calls: list[tuple[Callable[[], Any], Future[Any]]] = []
-        self._closing = False
+        self._closing = self._device_busy = False
         self._thread = threading.Thread(target=self._run, name="omnidrop-model", daemon=True)
         self.turns_taken = 0
 
@@ -170,7 +172,7 @@ class ModelWorker:
             with self._changed:
                 work = self._next_work()
                 while work is None and not self._closing:
-                    self._changed.wait()
+                    self._changed.wait(LOOK_S if self._device_busy else None)
                     work = self._next_work()
                 if self._closing and not self._jobs and not self._calls:
                     break
@@ -191,11 +193,15 @@ class ModelWorker:
         if self._closing:
             return self._first_job if self._jobs else None
         found: list[tuple[Candidate, _Work]] = []
+        self._device_busy = False
         for one in {id(w.serving): w.serving for w in self._served()}.values():
             if one is None:
                 continue
             needs_s = sum(_needs_s(lane) for lane in self._lanes if lane.serving is one)
-            found.append((Candidate(one.kind, one.due, one.last_turn, needs_s=needs_s), one))
+            if one.ready():
+                found.append((Candidate(one.kind, one.due, one.last_turn, needs_s=needs_s), one))
+            else:
+                self._device_busy = True
         for job in self._jobs:
             if job.serving is None:
                 group = "decode" if job.kind is Kind.DECODE else None

@@ -23,9 +23,9 @@ COLUMNS = (
 LEGEND = (
     "question: at a chunk's end, with an answer of one token, median (least - most) of rounds that "
     "take the ways in turn; x less: plain by this row. Processor time on a CPU, else wall time.",
-    "first three: the first three questions together, in which is loaded, compiled and recorded what "
-    "is; behind an encoding: wall time of a question asked when a chunk's encoding has just been "
-    "begun; a token: of an answer at length; a chunk: its arrival, encoders and all.",
+    "first three: the first three questions together, in which what is loaded, compiled or "
+    "recorded is; behind an encoding: wall time of a question asked when a chunk's encoding has "
+    "just been begun; a token: of an answer at length; a chunk: its arrival, encoders and all.",
     "logits moved: length of the difference from the plain way's by the length of those, the "
     "largest; ways differ by rounding, so it should be near that of the type.",
 )

@@ -156,6 +156,9 @@ class OmniModel(Protocol):
     def encode_batch(self, requests: Sequence[EncodeRequest]) -> list[Encoded]:
         """`encode` for chunks of several streams, each tower once over all of them."""
 
+    def encoded(self) -> bool:
+        """Whether all that was encoded is there; what takes it before waits on the device."""
+
     def prefill_prompt(self, ids: list[int], markers: int) -> Prompt:
         """All layers over the prompt; its last ``markers`` tokens share a position."""
 

@@ -1,9 +1,10 @@
 """The towers beside the decoder: a CUDA stream of their own (``model.overlap``).
 
-What is launched on one CUDA stream runs in that order, so a question that is asked while a chunk is
-being encoded would wait for the towers. On a stream beside, the decoder waits for them only where
-it takes what they made, and the two share the device until then. Whether that pays was never
-measured: a device that the towers fill alone has nothing to share.
+What is launched on one CUDA stream runs in that order, so questions and answers would wait for the
+towers while a chunk is being encoded. On a stream beside, the decoder waits for them only where it
+takes what they made; the chunk takes no turn until they are done (`wants.encode_wanted`), and
+whatever else there is to do has the decoder meanwhile. Whether that pays was never measured: a
+device that the towers fill alone has nothing to share.
 """
 
 from __future__ import annotations
@@ -25,6 +26,9 @@ class Beside(Protocol):
     def join(self) -> None:
         """From here on all that was run is there."""
 
+    def done(self) -> bool:
+        """Whether it is there already, so that nobody would wait in `join`."""
+
 
 class InTurn:
     """`Beside` in the one order of all work."""
@@ -35,6 +39,10 @@ class InTurn:
 
     def join(self) -> None:
         """See `Beside`."""
+
+    def done(self) -> bool:
+        """See `Beside`."""
+        return True
 
 
 class CudaBeside:
@@ -48,13 +56,20 @@ class CudaBeside:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._own = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self._end = torch.cuda.Event()  # type: ignore[no-untyped-call]
 
     def run(self, work: Callable[[], T]) -> T:
         """See `Beside`."""
         self._own.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(self._own):
-            return work()
+            made = work()
+        self._end.record(self._own)
+        return made
 
     def join(self) -> None:
         """See `Beside`. The device waits, not the host."""
         torch.cuda.current_stream(self._device).wait_stream(self._own)
+
+    def done(self) -> bool:
+        """See `Beside`."""
+        return bool(self._end.query())  # type: ignore[no-untyped-call]

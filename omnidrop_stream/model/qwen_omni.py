@@ -146,6 +146,10 @@ class QwenOmni:
         """`encode` for chunks of several streams, each tower once over all of them."""
         return self._ways.beside.run(lambda: self._towers.encode_batch(requests))
 
+    def encoded(self) -> bool:
+        """Whether all that was encoded is there."""
+        return self._ways.beside.done()
+
     @torch.inference_mode()
     def prefill_prompt(self, ids: list[int], markers: int) -> Prompt:
         """All layers over the prompt; its last ``markers`` tokens share a position."""

@@ -46,6 +46,9 @@ class Late:
         self.joins += 1
         self._arrive()
 
+    def done(self):
+        return not self._held
+
     def _arrive(self):
         with torch.inference_mode():
             for tensor, values in self._held:
@@ -160,6 +163,13 @@ class FakeCuda:
     def __init__(self, patch):
         self.told = told = []
 
+        class Event:
+            def record(self, stream):
+                told.append(f"end in {stream.name}")
+
+            def query(self):
+                return "current waits for own" in told
+
         class Stream:
             def __init__(self, device=None, name="own"):
                 self.name = name
@@ -173,6 +183,7 @@ class FakeCuda:
             yield
             told.append("out")
 
+        patch.setattr(torch.cuda, "Event", Event)
         patch.setattr(torch.cuda, "Stream", Stream)
         patch.setattr(torch.cuda, "current_stream", lambda device: Stream(name="current"))
         patch.setattr(torch.cuda, "stream", beside)
@@ -182,12 +193,15 @@ def test_a_cuda_device_runs_the_towers_behind_what_was_launched_before(monkeypat
     fake = FakeCuda(monkeypatch)
     beside = CudaBeside(torch.device("cuda"))
     assert beside.run(lambda: fake.told.append("work") or 7) == 7
+    assert not beside.done()
     beside.join()
+    assert beside.done()
     assert fake.told == [
         "own waits for current",
         "in own",
         "work",
         "out",
+        "end in own",
         "current waits for own",
     ]
 

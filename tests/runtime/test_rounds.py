@@ -254,3 +254,68 @@ def test_streams_and_answers_served_together_hold_and_say_what_each_does_alone(d
             assert torch.allclose(held.keys, again.keys, rtol=1e-3, atol=1e-4)
     told = [[e for e in ended.events if isinstance(e, Answer)] for ended in answers]
     assert [answer.text for (answer,) in told] == texts
+
+
+class Beside:
+    """A device that is told when it is done with a request of two turns."""
+
+    def __init__(self):
+        self.done, self.looked = threading.Event(), threading.Event()
+
+    def wanted(self):
+        return Wanted("towers", 1, self._plain, self._plain, ready=self._ready)
+
+    def _ready(self):
+        self.looked.set()
+        return self.done.is_set()
+
+    def _plain(self, request):
+        yield
+        assert self.done.is_set(), "its second turn came before the device was done"
+        return "encoded"
+
+
+def test_a_chunk_takes_no_turn_while_the_device_is_at_it_and_others_go_on():
+    device, worker = Beside(), ModelWorker()
+
+    def ingest():
+        yield device.wanted()
+
+    def decode():
+        for number in range(5):
+            yield Delta("a", number, "x")
+        device.done.set()  # an answer's last token: only then may the chunk go on
+        yield Delta("a", 5, "x")
+
+    class Feed(OneChunk):
+        ended = threading.Event()
+
+        def _ingest(self):
+            yield from ingest()
+            self.ended.set()
+
+    feed, answered = Feed(None), Ended()
+    worker.add_feed(feed)
+    worker.start()
+    try:
+        assert device.looked.wait(10.0)
+        worker.submit(Job("a", Kind.DECODE, decode(), answered.events.append, answered.end))
+        answered.wait()
+        assert feed.ended.wait(10.0)
+    finally:
+        assert worker.close()
+    assert len(answered.events) == 6
+    assert feed.error is None
+
+
+def test_a_worker_whose_device_is_busy_ends_when_it_is_closed():
+    device, worker = Beside(), ModelWorker()
+
+    class Feed(OneChunk):
+        def _ingest(self):
+            yield device.wanted()
+
+    worker.add_feed(Feed(None))
+    worker.start()
+    assert device.looked.wait(10.0)
+    assert worker.close()
