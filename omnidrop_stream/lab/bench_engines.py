@@ -146,6 +146,7 @@ class _Held:
         self.attention: dict[int, list[float]] = defaultdict(list)
         self.question: dict[tuple[int, str], list[float]] = defaultdict(list)
         self.answer: dict[tuple[int, str], Answer] = {}
+        self.early: dict[int, list[float]] = defaultdict(list)
         self.token: dict[int, list[float]] = defaultdict(list)
         self._decode = config.decode
 
@@ -179,7 +180,9 @@ class _Held:
     def answer_at_length(self, window: int) -> None:
         """One answer about the last ``window`` chunks, its tokens timed."""
         query = Query(QUESTION, look_back_s=window * CHUNK_SECONDS)
-        self.token[window] += token_times(self.stream, query, self._decode, self._watch)
+        early, later = token_times(self.stream, query, self._decode, self._watch)
+        self.early[window] += early
+        self.token[window] += later
 
     def _time(self, work: Callable[[], object]) -> float:
         _, cost = self._watch.time(work)
@@ -295,6 +298,7 @@ def _token(
     return DecodeRow(
         window=window,
         engine=engine,
+        early_ms=Spread.of(one.early[window]),
         token_ms=samples[engine],
         faster=Ratio.of(samples["plain"], samples[engine]),
         read_bytes=read,

@@ -160,7 +160,8 @@ class _Way:
 
     def answer(self) -> None:
         """One answer at length, its tokens timed; what they record is recorded then."""
-        self.token += token_times(self._stream, Query(QUESTION), self._decode, self._watch)
+        _, later = token_times(self._stream, Query(QUESTION), self._decode, self._watch)
+        self.token += later
 
     def _ask(self) -> float:
         events: list[object] = []

@@ -12,7 +12,7 @@ from omnidrop_stream.config import load_config, merged
 from omnidrop_stream.errors import ConfigError, OmniDropError, UsageError
 from omnidrop_stream.lab.bench import BenchSettings, RollingSettings, build_model, run
 from omnidrop_stream.lab.bench_cost import Ratio, Spread, Stopwatch
-from omnidrop_stream.lab.bench_decode import ANSWERS, SKIPPED, TOKENS
+from omnidrop_stream.lab.bench_decode import ANSWERS, LATER
 from omnidrop_stream.lab.bench_feed import (
     DEPTHS,
     QUESTION,
@@ -215,7 +215,7 @@ def test_both_engines_are_measured_at_the_same_windows(config):
     assert all(row.floor_ms == rates.floor_ms(row.read_bytes, row.flops) for row in rows)
     tokens = report.engines.tokens
     assert [(r.window, r.engine) for r in tokens] == both
-    assert all(len(r.token_ms.samples) == ANSWERS * (TOKENS - SKIPPED) for r in tokens)
+    assert all(len(r.token_ms.samples) == ANSWERS * LATER for r in tokens)
     assert tokens[2].read_bytes > tokens[0].read_bytes == tokens[1].read_bytes > rows[0].read_bytes
     assert all(row.floor_ms == rates.floor_ms(row.read_bytes, 0) for row in tokens)
     text, markdown = to_text(report), to_markdown(report)
