@@ -20,7 +20,7 @@ EVERY_S = 30.0
 
 OPTIONS = {
     "MALLOC_ARENA_MAX": (-8, 2),
-    "MALLOC_MMAP_THRESHOLD_": (-3, 16 * 1024),
+    "MALLOC_MMAP_THRESHOLD_": (-3, 64 * 1024),
     "MALLOC_TRIM_THRESHOLD_": (-1, 128 * 1024),
 }
 """Variables of the environment that set glibc's allocator: ``mallopt``'s number for the same, and
