@@ -26,8 +26,8 @@ ENVIRONMENT = {
 """One thread for torch; and glibc gives pictures and tensors back to the system as soon as they are
 freed. Without that what is in use stays the same, but resident memory rises for an hour or so, as
 the heaps of several threads scatter: +38 MiB instead of +4 MiB over fifty restarts. 72 streams of
-the embedded model take 64 % of the model thread so, and 53 % without. (With blocks from 16 KiB on
-in memory of their own, and without the threads' own stores of small freed blocks, it is 76 %, and
+the embedded model take 63 % of the model thread so, and 52 % without. (With blocks from 16 KiB on
+in memory of their own, and without the threads' own stores of small freed blocks, it is more, and
 an hour's slope was 1.5 MiB instead of 2.8, with bounds of 3.7 and 4.8.)
 """
 LONGEST_S = 2 * 3600.0
