@@ -175,8 +175,7 @@ def ways(
     ] = None,
     chunks: Annotated[int, typer.Option(help="The window in chunks of 2 s.")] = 32,
     prefill_depth: Annotated[
-        str | None,
-        typer.Option(help="0, a number, exact, half or read_side (default: the file's)."),
+        str, typer.Option(help="0, a number, exact, half or read_side.")
     ] = "read_side",
     repeats: Annotated[int, typer.Option(help="Rounds.")] = 10,
     json: Json = None,
@@ -200,14 +199,12 @@ def ways(
     if quick:
         chunks, repeats = 2, 1
     wanted = USUAL if ways is None else tuple(n.strip() for n in ways.split(","))
-    told = settings_of(config, model, device, dtype, weights)
-    depth = depth_named(prefill_depth)
     measured = WaysSettings(
-        config=told,
+        config=settings_of(config, model, device, dtype, weights),
         shape=shape_of(model, random_weights, quick),
         ways=wanted,
         chunks=chunks,
-        depth=told.stream.prefill_depth if depth is None else depth,
+        depth=depth_named(prefill_depth),
         repeats=repeats,
     )
     files = Files(json, to_json, markdown, to_markdown)

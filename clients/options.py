@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, get_args, overload
 
 from clients.counted import counted
 from omnidrop_stream.config import Config, DepthName, ScheduleConfig, load_config, merged
@@ -226,6 +226,14 @@ def moments(questions: Sequence[str], at_s: Sequence[float]) -> list[float | Non
 
 def _said(values: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
+
+
+@overload
+def depth_named(text: str) -> int | str: ...
+
+
+@overload
+def depth_named(text: str | None) -> int | str | None: ...
 
 
 def depth_named(text: str | None) -> int | str | None:

@@ -47,9 +47,10 @@ class ModelConfig(_Section):
     at the first chunk. On a processor it does not pay.
     """
     graphs: bool = False
-    """Whether an answer's steps, and the passes of questions at full depth, are recorded once and
-    replayed, as CUDA graphs; for a CUDA device alone, where nobody has measured it yet. It takes
-    the memory of two to three windows at full depth besides, of the largest stream's.
+    """Whether an answer's steps, and the passes of questions at full depth (but for long ones of
+    long windows), are recorded once and replayed, as CUDA graphs; for a CUDA device alone, where
+    nobody has measured it yet. It takes the memory of two to three windows at full depth besides,
+    of the largest stream's.
     """
     overlap: bool = False
     """Whether the towers have a CUDA stream of their own, so that a question need not wait for a

@@ -15,7 +15,7 @@ from contextlib import suppress
 import numpy as np
 
 from omnidrop_stream.config import Config, merged
-from omnidrop_stream.errors import ModelMismatch
+from omnidrop_stream.errors import Busy, ConfigError, ModelMismatch
 from omnidrop_stream.model.base import OmniModel
 from omnidrop_stream.model.graphs import EAGER_STEPS
 from omnidrop_stream.model.recorded_prefill import EAGER_PASSES
@@ -47,9 +47,11 @@ def warm_up(model: OmniModel, config: Config) -> bool:
     stream = OmniStream(model, merged(config, {"decode": decode}))
     for index in range(CHUNKS):
         stream.push(_empty(index, config.stream.kind, config.stream.fps))
-    for _ in stream.ask(Query(question)):
-        pass
-    with suppress(ModelMismatch):  # a checkpoint that no standing question can be put to
+    full = stream.status().depth == model.spec.n_layers
+    for _ in range(EAGER_PASSES + 1 if full else 1):
+        for _ in stream.ask(Query(question)):
+            pass
+    with suppress(ModelMismatch, ConfigError, Busy):  # none can be put here, and nobody did
         watch = stream.standing(WatchConfig(text=question))
         for _ in range(EAGER_PASSES + 1):
             for _ in stream.judge_steps([watch]):

@@ -37,8 +37,13 @@ class Round:
             member.serving = self
 
     def ready(self) -> bool:
-        """Whether its next turn has something to do; the device may still be at the last one."""
-        return self._wanted[0].ready()
+        """Whether its next turn has something to do; the device may still be at the last one. Where
+        that cannot be told it has: the turn then meets the error, and tells it to its members.
+        """
+        try:
+            return self._wanted[0].ready()
+        except Exception:
+            return True
 
     def step(self) -> bool:
         """A turn of the model's work; whether it is done."""

@@ -236,6 +236,8 @@ class ModelWorker:
             group: Hashable = lane.phase or None
             return [(Candidate(Kind.CHUNK, lane.due, lane.last_turn, 2.0, group, needs_s), lane)]
         due = lane.feed.due()
+        if due is not None and self._device_busy:
+            return []  # what was encoded first is to be there first
         if due is not None:
             lane.due = lane.last_turn = due
             return [(Candidate(Kind.CHUNK, due, due, 2.0, "begin", needs_s), lane)]

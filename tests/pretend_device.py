@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 PROJECT = "omnidrop_stream"
 THERE = torch.device("meta")
 HERE = torch.device("cpu")
-_WAITS = {
+WAITS = {
     "item",
     "_local_scalar_dense",
     "nonzero",
@@ -116,7 +116,7 @@ class PretendedDevice(TorchDispatchMode):
         sent_first = name.startswith("index") and any(
             t.dim() and not isinstance(t, There) for t in indices
         )
-        if there and (back or truths or sent_first or name in _WAITS):
+        if there and (back or truths or sent_first or name in WAITS):
             self.waited(name)
 
     def waited(self, name: str) -> None:

@@ -11,18 +11,9 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from tests.pretend_device import There
+from tests.pretend_device import WAITS, There
 
-WAITS = (
-    "_local_scalar_dense",
-    "nonzero",
-    "masked_select",
-    "equal",
-    "is_nonzero",
-    "_unique2",
-    "unique_consecutive",
-    "bincount",
-)
+STOPS = WAITS | {"unique_consecutive", "bincount"}
 """What cannot go on before the device has told a value or a size."""
 
 
@@ -49,7 +40,7 @@ class Recorder(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         name, named = func.overloadpacket.__name__, kwargs or {}
-        if name in WAITS or (name.startswith("index") and asks_the_host(args)):
+        if name in STOPS or (name.startswith("index") and asks_the_host(args)):
             raise RuntimeError(f"{name}: operation not permitted when stream is capturing")
         given = tensors((args, named))
         if self._there and any(t.dim() and not isinstance(t, There) for t in given):

@@ -6,9 +6,12 @@ from dataclasses import replace
 
 import pytest
 
+from omnidrop_stream.errors import ConfigError
 from omnidrop_stream.model.qwen_omni import QwenOmni, Ways
+from omnidrop_stream.stream import OmniStream
 from omnidrop_stream.types import StreamKind
 from omnidrop_stream.warming import warm_up
+from omnidrop_stream.watch_config import WatchConfig
 from tests.helpers import ENGINES, settings, small_model
 from tests.pretend_device import pretended, sent
 from tests.recorder import Recorder
@@ -34,7 +37,9 @@ def test_every_kind_of_stream_is_asked_until_its_steps_are_recorded(engine, kind
     with pretended():
         model, recorder = elsewhere(engine)
         assert warm_up(model, how)
-    assert (recorder.records, recorder.replays) == (1, 2)
+    # Of pictures alone too few come for any layer to drop one: that is full depth.
+    full = kind is StreamKind.VIDEO
+    assert (recorder.records, recorder.replays) == ((4, 7) if full else (1, 2))
 
 
 @pytest.mark.parametrize("kind", list(StreamKind))
@@ -44,7 +49,31 @@ def test_a_standing_question_is_asked_until_its_pass_is_recorded(engine, kind):
     with pretended():
         model, recorder = elsewhere(engine, watching_model)
         assert warm_up(model, how)
-    assert (recorder.records, recorder.replays) == (2, 3)
+    full = kind is StreamKind.VIDEO
+    assert (recorder.records, recorder.replays) == ((5, 8) if full else (2, 3))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_at_full_depth_a_question_is_asked_until_its_pass_is_recorded(engine):
+    how = settings(**{**HOW, "stream": {**HOW["stream"], "prefill_depth": "read_side"}})
+    with pretended():
+        model, recorder = elsewhere(engine)
+        assert warm_up(model, how)
+    # Of each of three answers the step; of the third the pass.
+    assert (recorder.records, recorder.replays) == (4, 7)
+
+
+def test_what_only_a_standing_question_lacks_does_not_count():
+    """Nobody has put one."""
+    long = {"watches": {"template": "{watch} " + "really? " * 400}}
+    with pretended():
+        model, _ = elsewhere("plain", watching_model)
+        model_spec = replace(model.spec, max_positions=2000)
+        model = QwenOmni(model.thinker, model.tokenizer, model_spec, model.ways)
+        how = settings(**{**HOW, "stream": {**HOW["stream"], **long}})
+        with pytest.raises(ConfigError):
+            OmniStream(model, how).standing(WatchConfig(text="the door opens"))
+        assert warm_up(model, how)
 
 
 def test_limits_that_are_too_low_for_it_do_not_count():

@@ -23,6 +23,7 @@ from omnidrop_stream.lab.bench_feed import (
     encode_all,
     frame_tokens,
     make_chunks,
+    model_facts,
 )
 from omnidrop_stream.lab.bench_rolling import RollingSettings, measure_rolling
 from omnidrop_stream.lab.bench_types import BenchSettings, Report
@@ -69,14 +70,7 @@ def run(settings: BenchSettings, note: Note = lambda _: None) -> Iterator[Report
 def _told(settings: BenchSettings, model: QwenOmni) -> dict[str, Any]:
     spec = model.spec
     return {
-        "model": spec.name,
-        "random_weights": settings.shape is not None,
-        "layers": spec.n_layers,
-        "width": spec.hidden_size,
-        "heads": spec.n_heads,
-        "kv_heads": spec.n_kv_heads,
-        "vocabulary": spec.vocabulary,
-        "dtype": spec.dtype,
+        **model_facts(model, settings.shape is not None),
         "frame_tokens": frame_tokens(settings.config, spec),
         "windows": list(settings.windows),
         "repeats": settings.repeats,

@@ -103,6 +103,21 @@ def encode_all(model: QwenOmni, config: Config, chunks: Sequence[Chunk]) -> list
     return results
 
 
+def model_facts(model: QwenOmni, random: bool) -> dict[str, Any]:
+    """What a report tells of the model; ``random``: its values are."""
+    spec = model.spec
+    return {
+        "model": spec.name,
+        "random_weights": random,
+        "layers": spec.n_layers,
+        "width": spec.hidden_size,
+        "heads": spec.n_heads,
+        "kv_heads": spec.n_kv_heads,
+        "vocabulary": spec.vocabulary,
+        "dtype": spec.dtype,
+    }
+
+
 def push_all(stream: OmniStream, chunks: Iterable[Chunk]) -> None:
     """Push them in order."""
     for chunk in chunks:

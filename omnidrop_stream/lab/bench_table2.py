@@ -23,7 +23,13 @@ from omnidrop_stream.config import Config, merged
 from omnidrop_stream.errors import ConfigError
 from omnidrop_stream.lab.bench import build_model
 from omnidrop_stream.lab.bench_cost import Cost, Spread, Stopwatch, conditions
-from omnidrop_stream.lab.bench_feed import QUESTION, frame_tokens, make_chunks, push_all
+from omnidrop_stream.lab.bench_feed import (
+    QUESTION,
+    frame_tokens,
+    make_chunks,
+    model_facts,
+    push_all,
+)
 from omnidrop_stream.lab.bench_floor import Rates, flops_of, measure_rates
 from omnidrop_stream.lab.bench_stock import StockWindow
 from omnidrop_stream.lab.bench_types import BenchSettings
@@ -338,14 +344,7 @@ def _ms(cost: Cost) -> float:
 def _told(settings: Table2Settings, model: QwenOmni) -> dict[str, Any]:
     spec = model.spec
     return {
-        "model": spec.name,
-        "random_weights": settings.shape is not None,
-        "layers": spec.n_layers,
-        "width": spec.hidden_size,
-        "heads": spec.n_heads,
-        "kv_heads": spec.n_kv_heads,
-        "vocabulary": spec.vocabulary,
-        "dtype": spec.dtype,
+        **model_facts(model, settings.shape is not None),
         "weights": spec.weights,
         "frame_tokens": frame_tokens(settings.config, spec),
         "chunks": settings.chunks,

@@ -19,6 +19,7 @@ import torch
 from omnidrop_stream.cache import Segment
 from omnidrop_stream.config import Config
 from omnidrop_stream.errors import ConfigError, OmniDropError
+from omnidrop_stream.lab.bench import build_model
 from omnidrop_stream.lab.bench_cost import Ratio, Spread, Stopwatch, conditions
 from omnidrop_stream.lab.bench_decode import token_times
 from omnidrop_stream.lab.bench_feed import (
@@ -26,17 +27,17 @@ from omnidrop_stream.lab.bench_feed import (
     WINDOW_CHUNKS,
     encode_all,
     make_chunks,
+    model_facts,
     open_stream,
     push_all,
 )
+from omnidrop_stream.lab.bench_types import BenchSettings
 from omnidrop_stream.model.base import Prompt, Question
 from omnidrop_stream.model.compiled import check_compiler
 from omnidrop_stream.model.fork import Fork
-from omnidrop_stream.model.load import load_model, random_model
 from omnidrop_stream.model.pick import pick_ways
 from omnidrop_stream.model.qwen_omni import QwenOmni
 from omnidrop_stream.model.recorded_prefill import EAGER_PASSES
-from omnidrop_stream.model.shapes import shape_of
 from omnidrop_stream.types import CHUNK_SECONDS, Answer, Chunk, Query
 
 Note = Callable[[str], None]
@@ -51,6 +52,8 @@ WAYS: dict[str, dict[str, Any]] = {
     "compile": {"engine": "plain", "compile": True},
 }
 """Settings under ``model``; what is not named there is off."""
+FAILURES = (OmniDropError, RuntimeError)
+"""What a way may end with that this device or its memory does not take."""
 OFF: dict[str, Any] = {"attention": "sdpa", "graphs": False, "overlap": False, "compile": False}
 
 USUAL = tuple(name for name in WAYS if name != "compile")
@@ -145,6 +148,7 @@ class _Way:
         self.token: list[float] = []
         self.arrival: list[float] = []
         self.logits: list[torch.Tensor] = []
+        self.answer()
         self.first_ms = sum(self._ask() for _ in range(EAGER_PASSES + 1))
 
     def round(self) -> None:
@@ -188,14 +192,11 @@ class _Way:
 
 
 def run(settings: WaysSettings, note: Note = lambda _: None) -> Iterator[Report]:
-    """Measure; yields the growing report. The plain way is always one of them."""
+    """Measure; yields the report after each round. The plain way is always one of them."""
     note("building the model")
     base = settings.config.model.model_copy(update=OFF)
-    model = (
-        load_model(base)
-        if settings.shape is None
-        else random_model(settings.shape, shape_of(settings.shape), base)
-    )
+    config = settings.config.model_copy(update={"model": base})
+    model = build_model(BenchSettings(config, settings.shape))
     report = Report(conditions(torch.device(model.spec.device)), _told(settings, model))
     chunks = make_chunks(settings.chunks + 1, settings.seed)
     held: dict[str, _Way] = {}
@@ -203,21 +204,25 @@ def run(settings: WaysSettings, note: Note = lambda _: None) -> Iterator[Report]
     for name in dict.fromkeys((PLAIN, *settings.ways)):
         note(f"{name}: filling {settings.chunks} chunks")
         try:
-            way = _Way(_computing(model, settings, name), settings, chunks)
-            way.answer()
-            held[name] = way
-        except OmniDropError as error:
+            held[name] = _Way(_computing(model, settings, name), settings, chunks)
+        except FAILURES as error:
             if name == PLAIN:
                 raise
             missing.append(Row(name, str(error)))
     for number in range(settings.repeats):
         note(f"round {number + 1} of {settings.repeats}")
-        ways = list(held.values())
-        turned = number % len(ways)
-        for way in ways[turned:] + ways[:turned]:
-            way.round()
-    measured = [_row(name, way, held[PLAIN]) for name, way in held.items()]
-    yield replace(report, rows=(*measured, *missing))
+        names = list(held)
+        turned = number % len(names)
+        for name in names[turned:] + names[:turned]:
+            try:
+                held[name].round()
+            except FAILURES as error:
+                if name == PLAIN:
+                    raise
+                del held[name]
+                missing.append(Row(name, str(error)))
+        measured = [_row(name, way, held[PLAIN]) for name, way in held.items()]
+        yield replace(report, rows=(*measured, *missing))
 
 
 def _computing(model: QwenOmni, settings: WaysSettings, name: str) -> _Heard:
@@ -249,16 +254,8 @@ def _row(name: str, way: _Way, plain: _Way) -> Row:
 
 
 def _told(settings: WaysSettings, model: QwenOmni) -> dict[str, Any]:
-    spec = model.spec
     return {
-        "model": spec.name,
-        "random_weights": settings.shape is not None,
-        "layers": spec.n_layers,
-        "width": spec.hidden_size,
-        "heads": spec.n_heads,
-        "kv_heads": spec.n_kv_heads,
-        "vocabulary": spec.vocabulary,
-        "dtype": spec.dtype,
+        **model_facts(model, settings.shape is not None),
         "chunks": settings.chunks,
         "depth": settings.depth,
         "repeats": settings.repeats,

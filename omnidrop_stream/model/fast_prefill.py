@@ -14,10 +14,12 @@ stay are pictures is counted for all layers at the end.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 
 from omnidrop_stream.cache import Segment, joined
+from omnidrop_stream.method import Guidance
 from omnidrop_stream.model.base import ModelSpec, Prompt, Question
 from omnidrop_stream.model.decoder import Decoder, Projected
 from omnidrop_stream.model.fork import Fork, LayerStore, Read
@@ -143,12 +145,11 @@ class FastPrefill(PrunedPrefill):
     def _weights(self, layer: int, n: int, leaving: int) -> tuple[bool, torch.Tensor | None]:
         """Rows [W, M] that Eq. 5 averages over: for the evidence first, for the policy last."""
         late = n > 0 and layer >= self._decoder.n_layers // 2
-        guidance = self._question.policy.guidance
-        wanted = [self._guidance] if late else []
-        if leaving and guidance == "last":
-            wanted.append(torch.tensor([len(self._question.ids) - 1], device=self._guidance.device))
-        elif leaving and guidance == "question" and not late:
-            wanted.append(self._guidance)
+        last = len(self._question.ids) - 1
+        wanted = [
+            torch.tensor([last], device=self._guidance.device) if who == "last" else self._guidance
+            for who in guides(self._question.policy.guidance, leaving, late)
+        ]
         if not wanted:
             return late, None
         text, groups = len(self._question.ids), self._groups
@@ -159,6 +160,18 @@ class FastPrefill(PrunedPrefill):
 
     def _staying(self, gone: torch.Tensor, leaving: int) -> torch.Tensor:
         return staying(gone, self._visible.shape[0], leaving)
+
+
+def guides(guidance: Guidance, leaving: int, late: bool) -> list[Literal["question", "last"]]:
+    """Whose attention a layer tells: first for the evidence, where it is ``late`` enough to count,
+    and last for the policy, where tokens leave and text scores them.
+    """
+    wanted: list[Literal["question", "last"]] = ["question"] if late else []
+    if leaving and guidance == "last":
+        wanted.append("last")
+    elif leaving and guidance == "question" and not late:
+        wanted.append("question")
+    return wanted
 
 
 def staying(gone: torch.Tensor, n: int, leaving: int) -> torch.Tensor:

@@ -53,8 +53,11 @@ class Read:
         if self.gone is not None:
             stays = torch.ones(self.keys.shape[1], dtype=torch.bool, device=keys.device)
             kept = stays.index_fill(0, self.gone, False).nonzero()[:, 0]
-        for head in range(len(keys)):  # what lies between is small enough to stay near
-            keys[head], values[head] = self._turned(self.keys[head, kept]), self.values[head, kept]
+        # On a processor head by head: what lies between is small enough to stay near.
+        heads = range(len(keys)) if keys.device.type == "cpu" else (slice(None),)
+        for head in heads:
+            keys[head] = self._turned(self.keys[head][..., kept, :])
+            values[head] = self.values[head][..., kept, :]
 
     def _turned(self, keys: torch.Tensor) -> torch.Tensor:
         if self.turn is None:

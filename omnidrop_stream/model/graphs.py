@@ -15,6 +15,7 @@ from __future__ import annotations
 import gc
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import TypeVar
 
 import torch
@@ -105,6 +106,8 @@ class RecordedStep:
 
 
 Record = TypeVar("Record")
+SHORTAGE = ("out of memory", "alloc_failed")
+"""In what CUDA and its libraries say where memory is short."""
 
 
 def with_room(make: Callable[[], Record], what: str) -> Record | None:
@@ -131,6 +134,12 @@ def taken(capture: Capture, work: Work, what: str) -> Work:
             f"{what} could not be recorded as a CUDA graph ({error}); set model.graphs to false, "
             "and start again"
         ) from error
+
+
+def is_shortage(error: RuntimeError) -> bool:
+    """Whether an error of the device comes of too little memory; not all of them have a class."""
+    said = str(error).lower()
+    return isinstance(error, torch.OutOfMemoryError) or any(word in said for word in SHORTAGE)
 
 
 class CudaCapture:
@@ -172,10 +181,16 @@ class CudaCapture:
     def _with_room(self, work: Work) -> torch.cuda.CUDAGraph:
         try:
             return self._recorded(work)
-        except torch.OutOfMemoryError:
-            pass  # and its frames go before the second try
-        torch.cuda.empty_cache()
-        return self._recorded(work)
+        except RuntimeError as error:
+            if not is_shortage(error):
+                raise
+        torch.cuda.empty_cache()  # the first try's frames have gone by now
+        try:
+            return self._recorded(work)
+        except RuntimeError as error:
+            if not is_shortage(error):
+                raise
+            raise torch.OutOfMemoryError(str(error)) from None
 
     def _recorded(self, work: Work) -> torch.cuda.CUDAGraph:
         current = torch.cuda.current_stream(self._device)
@@ -190,8 +205,11 @@ class CudaCapture:
                 graph.capture_begin(self._pool, capture_error_mode="thread_local")
                 try:
                     work()
-                finally:
-                    graph.capture_end()
+                except BaseException:
+                    with suppress(RuntimeError):  # what went wrong first is to be told
+                        graph.capture_end()
+                    raise
+                graph.capture_end()
         finally:
             if collecting:
                 gc.enable()

@@ -28,7 +28,7 @@ from omnidrop_stream.method import IntraOnly, KeepAll, LastToken, OmniDrop, Prun
 from omnidrop_stream.model.base import ModelSpec, Prompt, Question
 from omnidrop_stream.model.copies import moved
 from omnidrop_stream.model.decoder import Angles, Decoder
-from omnidrop_stream.model.fast_prefill import staying
+from omnidrop_stream.model.fast_prefill import guides, staying
 from omnidrop_stream.model.fork import Fork, LayerStore
 from omnidrop_stream.model.graphs import Capture, taken, with_room
 from omnidrop_stream.model.partial import Piece, attend, grouped
@@ -268,15 +268,10 @@ class RecordedPass:
         layer counts for the evidence.
         """
         late = layer >= self._spec.n_layers // 2
-        guidance = self._shape.policy.guidance
-        chosen = [0] if late else []
-        if self._leaving(layer) and guidance == "last":
-            chosen.append(1)
-        elif self._leaving(layer) and guidance == "question" and not late:
-            chosen.append(0)
+        chosen = guides(self._shape.policy.guidance, self._leaving(layer), late)
         if not chosen:
             return None, late
-        return torch.stack([self._weights[row] for row in chosen]), late
+        return torch.stack([self._weights[int(who == "last")] for who in chosen]), late
 
     def _leaving(self, layer: int) -> int:
         entering = self._shape.entering
@@ -302,7 +297,8 @@ class RecordedPasses:
         record = self._records.get(shape)
         if record is None and self._meets(shape) > EAGER_PASSES:
             record = with_room(lambda: self._made(shape), "questions' passes")
-            self._off = record is None
+            if record is None:
+                self._give_up()
         if record is None:
             return None
         self._records[shape] = record
@@ -310,6 +306,12 @@ class RecordedPasses:
         if len(self._records) > KEPT_RECORDS:
             self._records.popitem(last=False)
         return record
+
+    def _give_up(self) -> None:
+        """From now on none is recorded, of no stream: memory is short, and theirs is given back."""
+        self._off = True
+        self._records.clear()
+        self._workspace = None
 
     def _meets(self, shape: PassShape) -> int:
         """How often it was met, now included."""

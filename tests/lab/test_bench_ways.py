@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from clients.bench import app
 from omnidrop_stream.config import make_config
 from omnidrop_stream.errors import ConfigError
+from omnidrop_stream.lab import bench_ways
 from omnidrop_stream.lab.bench_ways import USUAL, WAYS, WaysSettings, run
 from omnidrop_stream.lab.bench_ways_report import to_json, to_markdown
 from omnidrop_stream.model.beside import InTurn
@@ -19,7 +21,8 @@ CONFIG = make_config({"pruning": {"retention": 0.3}, "model": {"device": "cpu"}}
 
 
 def measured(**given):
-    (report,) = run(WaysSettings(CONFIG, "tiny", chunks=2, repeats=2, **given))
+    first, report = run(WaysSettings(CONFIG, "tiny", chunks=2, repeats=2, **given))
+    assert len(first.rows[0].question_ms.samples) == 1  # told after each round
     return report
 
 
@@ -67,6 +70,24 @@ def test_a_way_that_fails_is_told_and_the_others_go_on(monkeypatch, after):
     report = measured(ways=("graphs", "fast"))
     assert [row.name for row in report.rows] == ["plain", "fast", "graphs"]
     assert "operation not permitted" in report.rows[-1].missing
+
+
+def test_a_way_that_fails_in_a_round_is_told_and_the_others_go_on(monkeypatch):
+    original, rounds = bench_ways._Way.round, []
+
+    def failing(way):
+        rounds.append(way)
+        if len(rounds) == 2:  # plain goes first in the first round, then fast
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        original(way)
+
+    monkeypatch.setattr(bench_ways._Way, "round", failing)
+    *_, report = run(WaysSettings(CONFIG, "tiny", ("fast",), chunks=2, repeats=2))
+    assert [(row.name, row.missing) for row in report.rows] == [
+        ("plain", ""),
+        ("fast", "CUDA out of memory"),
+    ]
+    assert len(report.rows[0].question_ms.samples) == 2
 
 
 @pytest.mark.parametrize(

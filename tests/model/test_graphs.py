@@ -299,13 +299,13 @@ def test_what_could_not_be_recorded_once_is_not_tried_again(monkeypatch):
 class Failing:
     """Work that raises in some of its passes, counted from 1."""
 
-    def __init__(self, error, *passes):
-        self._error, self._passes, self.done = error, passes, 0
+    def __init__(self, error, *passes, said="no way"):
+        self._error, self._passes, self._said, self.done = error, passes, said, 0
 
     def __call__(self):
         self.done += 1
         if self.done in self._passes:
-            raise self._error("no way")
+            raise self._error(self._said)
 
 
 @pytest.mark.parametrize("at", [1, 2], ids=["before the record", "in it"])
@@ -344,6 +344,26 @@ def test_where_memory_is_short_the_caches_are_emptied_and_it_is_tried_once_more(
     assert fake.told.count("emptied") == 1
     assert fake.told[-1] == "replay"
     assert work.done == 4
+
+
+@pytest.mark.parametrize(
+    "said", ["CUDA error: out of memory", "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling"]
+)
+def test_shortage_that_has_no_class_of_its_own_is_one_all_the_same(monkeypatch, said):
+    fake = FakeCuda(monkeypatch)
+    capture = CudaCapture(torch.device("cpu"))
+    with pytest.raises(torch.OutOfMemoryError, match=said):
+        capture(Failing(RuntimeError, 1, 2, said=said))
+    assert fake.told.count("emptied") == 1
+    capture(lambda: None)()
+
+
+def test_an_error_at_the_end_of_a_record_does_not_hide_what_went_wrong_in_it(monkeypatch):
+    fake = FakeCuda(monkeypatch)
+    capture = CudaCapture(torch.device("cpu"))
+    fake.broken = True
+    with pytest.raises(RuntimeError, match="no way"):
+        capture(Failing(RuntimeError, 2))
 
 
 def test_memory_that_was_short_once_may_do_for_the_next_record(monkeypatch):

@@ -255,6 +255,23 @@ def test_where_there_is_no_memory_for_a_record_it_is_launched_and_told(
     passes = "no memory to record questions' passes as a CUDA graph: launched kernel by kernel"
     step = "no memory to record an answer's step as a CUDA graph: launched kernel by kernel"
     assert sorted(told) == [step] * (4 - good) + [passes]
+    assert recorded._passes._workspace is None  # its memory is given back
+
+
+def test_where_there_is_no_memory_what_was_recorded_before_is_given_back_too(chunks):
+    _, recorded, full = recording(recorder=Full(good=1))
+    large, small = (opened(recorded, c, tokens=1) for c in (chunks, chunks[:4]))
+    for _ in range(2):
+        asked(recorded, large)
+    (record,) = recorded._passes._records.values()
+    gone = weakref.ref(record)
+    del record
+    for _ in range(2):
+        asked(recorded, small)
+    gc.collect()
+    assert gone() is None
+    asked(recorded, large)
+    assert full.tries == 2
 
 
 @pytest.mark.parametrize("engine", ENGINES)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 
 import pytest
 import torch
@@ -319,3 +320,71 @@ def test_a_worker_whose_device_is_busy_ends_when_it_is_closed():
     worker.start()
     assert device.looked.wait(10.0)
     assert worker.close()
+
+
+def test_a_device_that_cannot_tell_whether_it_is_done_fails_its_chunk_and_no_other_work():
+    device, worker = Beside(), ModelWorker()
+    device.done.set()
+
+    def broken():
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    class Feed(OneChunk):
+        told = threading.Event()
+
+        def _ingest(self):
+            wanted = device.wanted()
+            yield replace(wanted, ready=broken, plain=self._failing)
+
+        @staticmethod
+        def _failing(request):
+            yield
+            raise RuntimeError("CUDA error")
+
+        def failed(self, error):
+            super().failed(error)
+            self.told.set()
+
+    feed = Feed(None)
+    worker.add_feed(feed)
+    worker.start()
+    try:
+        assert feed.told.wait(10.0)
+        assert worker.call(lambda: 7).result(10.0) == 7
+    finally:
+        assert worker.close()
+    assert "CUDA error" in str(feed.error)
+
+
+def test_no_chunk_is_begun_while_the_device_is_at_an_earlier_one():
+    """It would be at the later one first, and both would come late."""
+    device, worker, taken = Beside(), ModelWorker(), []
+
+    class Feed(OneChunk):
+        def __init__(self, name, due):
+            super().__init__(None, due=due)
+            self.name, self.ended = name, threading.Event()
+
+        def take(self):
+            taken.append(self.name)
+            return super().take()
+
+        def _ingest(self):
+            if self.name == "first":
+                yield device.wanted()
+            self.ended.set()
+
+    first, second = Feed("first", 0.0), Feed("second", 1.0)
+    worker.add_feed(first)
+    worker.start()
+    try:
+        assert device.looked.wait(10.0)
+        worker.add_feed(second)
+        for _ in range(20):
+            worker.call(lambda: None).result(10.0)
+        assert taken == ["first"]
+        device.done.set()
+        assert second.ended.wait(10.0)
+    finally:
+        assert worker.close()
+    assert first.ended.is_set()
